@@ -1,0 +1,11 @@
+"""The one error that a user is meant to see."""
+
+
+class UserError(Exception):
+    """Something a user can put right: what is wrong (with the file, record or key), and the remedy.
+
+    The command line prints it without a traceback and exits with code 2.
+    """
+
+    def __init__(self, problem: str, remedy: str):
+        super().__init__(f"{problem}\n  remedy: {remedy}")

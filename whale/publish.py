@@ -1,0 +1,73 @@
+"""Atomic publication: a reader sees a whole file or folder, or none.
+
+Everything is written under a temporary name beside its destination, flushed to disk, and renamed. A process killed at
+any moment leaves at most a `.tmp-*` entry, which the next writer of the same name removes.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def temporary_name(path: Path) -> Path:
+    """The name under which `path` is written before it is published."""
+    return path.with_name(f".tmp-{path.name}")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def publish_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write; on success it becomes `path`, on an exception nothing is left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def publish_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder to fill; on success it becomes `path`, replacing an earlier one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with file.open("rb+") as handle:
+                    os.fsync(handle.fileno())
+        replaced = path.with_name(f".tmp-old-{path.name}")
+        shutil.rmtree(replaced, ignore_errors=True)
+        if path.exists():
+            path.replace(replaced)
+        temporary.replace(path)
+        sync_folder(path.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Publish `value` as indented JSON with sorted keys, so that equal values are equal bytes; NaN is refused."""
+    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    with publish_file(path) as temporary:
+        temporary.write_text(text)
