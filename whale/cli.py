@@ -5,7 +5,7 @@ The table below is all this module knows of the stages; only the chosen one is i
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,53 +55,62 @@ def _usage(stage: str | None = None) -> str:
     for name, (_, tasks) in TASKS.items():
         if stage in (None, name):
             lines += [f"  {name:<10} {task:<12} {line}" for task, line in tasks.items()]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", "`whale <stage> <task> --help` lists every key of the task's configuration."])
 
 
-def _choose(kind: str, name: str, known: list[str]) -> None:
-    if name not in known:
-        raise UserError(f"there is no {kind} {name!r}", f"choose one of: {', '.join(known)}")
-
-
-def _describe(cls: type) -> dict[str, str]:
-    """Field docstrings by dotted key."""
+def _task_usage(stage: str, name: str, task: Task) -> str:
     from whale.config_docs import field_docs
 
-    return field_docs(cls)
+    head = f"usage: whale {stage} {name} <config.yaml> [more.yaml ...] [key.path=value ...] [--print-config]"
+    keys = [f"  {key}\n      {text}" for key, text in field_docs(task.config).items()]
+    return "\n".join([head, "", TASKS[stage][1][name], "", *keys])
 
 
-def _run(arguments: list[str]) -> None:
+def _choose(kind: str, name: str, known: Sequence[str]) -> None:
+    if name in known:
+        return
+    import difflib
+
+    near = difflib.get_close_matches(name, known, 1)
+    remedy = (f"did you mean {near[0]!r}? " if near else "") + f"choose one of: {', '.join(known)}"
+    raise UserError(f"there is no {kind} {name!r}", remedy)
+
+
+def _run(stage: str, name: str, words: Sequence[str]) -> None:
     from whale.config import dump_config, load_config
+    from whale.config_docs import field_docs
 
-    stage, task_name, *rest = arguments
-    module, _ = TASKS[stage]
-    task: Task = importlib.import_module(module).TASKS[task_name]
-    flags = [word for word in rest if word.startswith("--")]
+    task: Task = importlib.import_module(TASKS[stage][0]).TASKS[name]
+    flags = [word for word in words if word.startswith("-")]
     for flag in flags:
-        _choose("flag", flag, ["--print-config"])
-    words = [word for word in rest if not word.startswith("--")]
-    files = [Path(word) for word in words if "=" not in word]
-    config = load_config(task.config, files, [word for word in words if "=" in word])
+        _choose("flag", flag, ["--print-config", "--help", "-h"])
+    if "--help" in flags or "-h" in flags:
+        sys.stdout.write(_task_usage(stage, name, task) + "\n")
+        return
+    files = [Path(word) for word in words if word not in flags and "=" not in word]
+    config: Any = load_config(task.config, files, [word for word in words if word not in flags and "=" in word])
     if flags:
-        notes = "".join(f"# {key}: {text}\n" for key, text in _describe(task.config).items())
+        notes = "".join(f"# {key}: {text}\n" for key, text in field_docs(task.config).items())
         sys.stdout.write(f"{notes}\n{dump_config(config)}")
         return
     task.run(config)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run one task; exit code 0, 2 for an error that the user can put right, or whatever the task exits with."""
-    arguments = sys.argv[1:] if argv is None else argv
+    words = sys.argv[1:] if argv is None else argv
     try:
-        if not arguments or arguments[0] in ("-h", "--help"):
+        if not words or words[0] in ("-h", "--help"):
             sys.stdout.write(_usage() + "\n")
             return 0
-        _choose("stage", arguments[0], list(TASKS))
-        if len(arguments) == 1 or arguments[1] in ("-h", "--help"):
-            sys.stdout.write(_usage(arguments[0]) + "\n")
+        stage, *rest = words
+        _choose("stage", stage, list(TASKS))
+        if not rest or rest[0] in ("-h", "--help"):
+            sys.stdout.write(_usage(stage) + "\n")
             return 0
-        _choose(f"task of {arguments[0]}", arguments[1], list(TASKS[arguments[0]][1]))
-        _run(arguments)
+        name, *rest = rest
+        _choose(f"task of {stage}", name, list(TASKS[stage][1]))
+        _run(stage, name, rest)
     except UserError as error:
         sys.stderr.write(f"whale: {error}\n")
         return 2

@@ -29,26 +29,35 @@ def configclass(cls: type[T]) -> type[T]:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads 3e-4 as a float (YAML 1.1 wants a dot) and refuses a key given twice."""
+    """SafeLoader that reads scalars as YAML 1.2 does (3e-4 is a float, off is a string) and refuses a repeated key."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
+        seen = set()
+        for key_node, _ in node.value:
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+            if key is not None and key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            seen.add(key)
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\.\d[\d_]*([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.inf|\.nan)$"),
-    list("-+0123456789."),
-)
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes every string that `_Loader` would read as something else."""
+
+
+_FLOAT_WITHOUT_DOT = re.compile(r"^[-+]?\d[\d_]*[eE][-+]?\d+$")
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^([tT]rue|[fF]alse)$"), list("tTfF"))
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT_WITHOUT_DOT, list("-+0123456789"))
 
 
 def _read_yaml(text: str, source: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise UserError(f"{source} is not valid YAML: {error}", "correct the line named above") from None
 
@@ -90,6 +99,8 @@ def _explain(cls: type, error: ValidationError) -> list[str]:
             lines.append(f"{path}: unknown key" + (f"; did you mean {near[0]!r}?" if near else ""))
         elif item["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
             lines.append(f"{path}: required, but not given")
+        elif item["type"] == "value_error":  # raised by a __post_init__
+            lines.append(f"{path}: {item['ctx']['error']}")
         else:
             lines.append(f"{path}: {item['msg']} (got {item['input']!r})")
     return lines
@@ -103,7 +114,7 @@ def build_config(cls: type[T], values: dict[str, Any], source: str) -> T:
         lines = "\n".join(f"  - {line}" for line in _explain(cls, error))
         raise UserError(
             f"the configuration ({source}) has {error.error_count()} error(s):\n{lines}",
-            "correct the keys above; --print-config shows every key with its meaning",
+            "correct the keys above; `whale <stage> <task> --help` lists every key with its meaning",
         ) from None
 
 
@@ -116,10 +127,10 @@ def load_config(cls: type[T], files: Sequence[Path], overrides: Sequence[str] = 
     values: dict[str, Any] = {}
     for file in files:
         if not file.is_file():
-            raise UserError(f"there is no configuration file {file}", "check the path; the ones shipped are in configs/")
-        content = _read_yaml(file.read_text(), str(file))
+            raise UserError(f"there is no configuration file {file}", "check the path; those shipped are in configs/")
+        content = _read_yaml(file.read_text(encoding="utf-8"), str(file))
         if content is not None and not isinstance(content, dict):
-            raise UserError(f"{file} holds a {type(content).__name__}, not a mapping of keys", "write `key: value` lines")
+            raise UserError(f"{file} holds a {type(content).__name__}, not a mapping of keys", "write `key: value`")
         values = _merge(values, content or {})
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -136,4 +147,4 @@ def to_values(config: Any) -> dict[str, Any]:
 
 def dump_config(config: Any) -> str:
     """A configuration as YAML, which `load_config` reads back equal."""
-    return yaml.safe_dump(to_values(config), sort_keys=False, width=120)
+    return yaml.dump(to_values(config), Dumper=_Dumper, sort_keys=False, width=120)

@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import textwrap
 import typing
+from typing import Any
 
 
 def _own_docs(cls: type) -> dict[str, str]:
@@ -17,14 +18,20 @@ def _own_docs(cls: type) -> dict[str, str]:
     return docs
 
 
+def _dataclasses_in(hint: Any) -> list[type]:
+    """The dataclasses that a type annotation names: `Part`, `Part | None`, `tuple[Part, ...]`, `dict[str, Part]`."""
+    if dataclasses.is_dataclass(hint):
+        return [typing.cast(type, hint)]
+    return [found for inner in typing.get_args(hint) for found in _dataclasses_in(inner)]
+
+
 def field_docs(cls: type, prefix: str = "") -> dict[str, str]:
-    """Dotted key -> docstring, depth first; an undocumented field maps to an empty string."""
+    """Dotted key -> docstring on one line, depth first; an undocumented field maps to an empty string."""
     own, hints = _own_docs(cls), typing.get_type_hints(cls)
     docs = {}
     for field in dataclasses.fields(cls):
         key = f"{prefix}{field.name}"
-        docs[key] = own.get(field.name, "")
-        nested = [t for t in (hints[field.name], *typing.get_args(hints[field.name])) if dataclasses.is_dataclass(t)]
-        for inner in nested:
-            docs |= field_docs(typing.cast(type, inner), f"{key}.")
+        docs[key] = " ".join(own.get(field.name, "").split())
+        for inner in _dataclasses_in(hints[field.name]):
+            docs |= field_docs(inner, f"{key}.")
     return docs

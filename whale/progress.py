@@ -14,7 +14,9 @@ def _clock(seconds: float) -> str:
 class Progress:
     """Counts towards `total`; `note` is shown behind the rate."""
 
-    def __init__(self, label: str, total: int, unit: str, done: int = 0, every_sec: float = 10.0, out: TextIO | None = None):
+    def __init__(
+        self, label: str, total: int, unit: str, done: int = 0, every_sec: float = 10.0, out: TextIO | None = None
+    ):
         self.label, self.total, self.unit = label, total, unit
         self.done = self._done_at_start = done
         self._out = out or sys.stderr
@@ -39,7 +41,8 @@ class Progress:
     def _show(self, now: float, note: str) -> None:
         rate = (self.done - self._done_at_start) / max(now - self._start, 1e-9)
         left = _clock((self.total - self.done) / rate) if rate > 0 else "?"
-        text = f"{self.label}: {self.done}/{self.total} {self.unit}, {rate:.3g} {self.unit}/s, ETA {left}"
+        speed = f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"
+        text = f"{self.label}: {self.done}/{self.total} {self.unit}, {speed} {self.unit}/s, ETA {left}"
         text += f", {note}" if note else ""
         if self._terminal:
             filled = round(24 * self.done / max(self.total, 1))

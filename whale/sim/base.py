@@ -22,7 +22,7 @@ class Camera:
     """Rotation of the image about the table's centre, counter-clockwise."""
 
     def pixel_grid(self) -> tuple[np.ndarray, np.ndarray]:
-        """World x and y of every pixel centre in metres, float32 [H, W]; the table's centre is the origin, y points up."""
+        """World x and y of every pixel centre in metres, float32 [H, W]; the table's centre is the origin, y is up."""
         step_m = self.width_m / self.size_px
         axis = (np.arange(self.size_px, dtype=np.float32) + 0.5) * step_m - self.width_m / 2
         right, up = np.meshgrid(axis, -axis)

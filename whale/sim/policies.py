@@ -46,7 +46,9 @@ SKILLS: dict[str, Skill] = {
 }
 
 
-def _centroid(image: np.ndarray, colour: tuple[int, int, int], x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _centroid(
+    image: np.ndarray, colour: tuple[int, int, int], x: np.ndarray, y: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Where a colour is: centroid in metres float [N, 2], and its area in pixels float [N]."""
     difference = np.abs(image.astype(np.float32) - np.asarray(colour, np.float32)).max(-1)
     weight = np.clip(1.0 - difference / 70.0, 0.0, 1.0)
@@ -135,9 +137,10 @@ class TabletopPolicy:
         to_goal = seen["goal"] - thing
         distance = np.linalg.norm(to_goal, axis=-1, keepdims=True)
         behind = thing - to_goal / np.maximum(distance, 1e-9) * 0.065
+        reach = np.linalg.norm(thing - gripper, axis=-1)
         ready = np.linalg.norm(behind - gripper, axis=-1) < 0.03
-        aligned = ((thing - gripper) * to_goal).sum(-1) > 0.9 * np.linalg.norm(thing - gripper, axis=-1) * distance[:, 0]
-        pushing = (ready | (aligned & (np.linalg.norm(thing - gripper, axis=-1) < 0.075))) & (distance[:, 0] > 0.02)
+        aligned = ((thing - gripper) * to_goal).sum(-1) > 0.9 * reach * distance[:, 0]
+        pushing = (ready | (aligned & (reach < 0.075))) & (distance[:, 0] > 0.02)
         move = np.where(pushing[:, None], to_goal, behind - gripper)
         move = np.where(distance < 0.02, self._heading - gripper, move)
         return move, np.where(pushing, -MAX_STEP_M, MAX_STEP_M), np.zeros(len(gripper), bool)

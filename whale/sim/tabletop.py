@@ -5,6 +5,7 @@ open gripper and carried by a closed one. The task is to bring the first disc on
 lies in [0, 1.1], and an episode ends early only when that disc leaves the table. No GL, no downloads, NumPy only.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -166,8 +167,8 @@ class Tabletop:
         self._paint_gripper(paint, at(self.gripper[:, :2]))
         return np.round(image).astype(np.uint8)
 
-    def _paint_gripper(self, paint, offsets) -> None:  # noqa: ANN001
-        dx, dy = offsets
+    def _paint_gripper(self, paint: Callable[..., None], offset: tuple[np.ndarray, np.ndarray]) -> None:
+        dx, dy = offset
         size = (1.0 + 2.5 * self.gripper[:, 2]).astype(np.float32)[:, None, None]  # nearer to the camera, larger
         closed = self.closed[:, None, None]
         spread = np.where(closed, 0.034, 0.046).astype(np.float32) * size
