@@ -89,8 +89,9 @@ class Clip:
             raise ValueError(f"frames are {self.frames.dtype} {self.frames.shape}, need uint8 [T, H, W, 3]")
         if self.tokens is not None and (self.tokens.dtype != np.uint16 or self.tokens.ndim != 2):
             raise ValueError(f"tokens are {self.tokens.dtype} {self.tokens.shape}, need uint16 [T, S]")
-        wanted = {"actions": (np.float32, (steps, ACTION_DIM)), "rewards": (np.float32, (steps,))}
-        wanted |= {name: (np.bool_, (steps,)) for name in ("action_known", "is_first", "is_last", "is_terminal")}
+        wanted: dict[str, tuple[type, tuple[int, ...]]]
+        wanted = dict.fromkeys(("action_known", "is_first", "is_last", "is_terminal"), (np.bool_, (steps,)))
+        wanted |= {"actions": (np.float32, (steps, ACTION_DIM)), "rewards": (np.float32, (steps,))}
         for name, (dtype, shape) in wanted.items():
             value = getattr(self, name)
             if value is not None and (value.dtype != dtype or value.shape != shape):
