@@ -84,7 +84,7 @@ def _wandb_run(project: str, online: bool, folder: Path, run_config: Mapping[str
     try:
         import wandb
     except ImportError:
-        raise UserError("wandb is not installed", "pip install 'whale[train]', or set the tracker's wandb: off") from None
+        raise UserError("wandb is not installed", "pip install wandb, or set the tracker's `wandb: off`") from None
     id_file = folder / WANDB_ID_FILE
     if not (resumed and id_file.is_file()):
         with publish_file(id_file) as temporary:

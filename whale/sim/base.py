@@ -19,7 +19,7 @@ class Camera:
     width_m: float = 0.5
     """Side of the square of table that the image shows."""
     rotation_rad: float = 0.0
-    """Rotation of the image about the table's centre, counter-clockwise."""
+    """Rotation of the camera about the table's centre, counter-clockwise: the picture turns clockwise."""
 
     def pixel_grid(self) -> tuple[np.ndarray, np.ndarray]:
         """World x and y of every pixel centre in metres, float32 [H, W]; the table's centre is the origin, y is up."""
