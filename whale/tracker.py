@@ -53,15 +53,15 @@ class Tracker:
     def __init__(
         self, config: TrackerConfig, folder: Path, run_config: Mapping[str, Any], resumed_step: int | None = None
     ):
+        self._wandb: Any = None
+        if config.wandb != "off":
+            online = config.wandb == "online"
+            self._wandb = _wandb_run(config.project, online, folder, run_config, resumed=resumed_step is not None)
         path = folder / METRICS_FILE
         keep = read_metrics(path) if resumed_step is not None and path.is_file() else []
         with publish_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(line) + "\n" for line in keep if line["step"] <= (resumed_step or 0))
         self._file = path.open("a", encoding="utf-8")
-        self._wandb: Any = None
-        if config.wandb != "off":
-            online = config.wandb == "online"
-            self._wandb = _wandb_run(config.project, online, folder, run_config, resumed=resumed_step is not None)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Write one line; a value that is not finite, which JSON cannot hold, becomes null."""

@@ -220,7 +220,8 @@ def test_the_nearer_disc_is_grasped():
 
 def shoved_off() -> Tabletop:
     world = scene(gripper=[REACH_HALF_M - 0.05, 0.0, 0.0], disc=[REACH_HALF_M, 0.0])
-    reward, terminated = world.step(action(dx=0.05))
+    assert not world.step(action(dx=0.02))[1][0]
+    reward, terminated = world.step(action(dx=0.02))
     assert terminated[0] and reward[0] > 0  # the step that ends the episode is still scored
     return world
 
@@ -244,7 +245,8 @@ def test_reset_begins_anew_after_termination():
 
 def test_the_other_disc_may_leave_the_table():
     world = scene(gripper=[REACH_HALF_M - 0.05, 0.0, 0.0], disc=[-0.1, 0.1], other=[REACH_HALF_M, 0.0])
-    _, terminated = world.step(action(dx=0.05))
+    for _ in range(2):
+        _, terminated = world.step(action(dx=0.02))
     assert world.discs[0, 1, 0] > TABLE_HALF_M and not terminated[0]
 
 
