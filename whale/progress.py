@@ -50,3 +50,9 @@ class Progress:
         else:
             self._out.write(text + "\n")
         self._out.flush()
+
+
+def say(text: str) -> None:
+    """One line for the person or the batch log, at once."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

@@ -3,7 +3,7 @@
 import numpy as np
 
 from whale.actions import ActionScale, ActionStatus
-from whale.clips.clip import Clip
+from whale.clips.clip import ActionType, Clip
 
 
 def _fit(array: np.ndarray, start: int, length: int) -> np.ndarray:
@@ -33,6 +33,7 @@ def window_arrays(clip: Clip, start: int, length: int, scale: ActionScale) -> di
         "actions": np.where(mask, actions, np.float32(0.0)),
         "action_mask": mask,
         "action_status": status,
+        "action_type": np.array(list(ActionType).index(clip.info.action_type), np.int64),
         "rewards": _fit(rewards, start, length),
         "reward_mask": valid & known & ~_fit(clip.is_last, start, length) & (clip.rewards is not None),
         "terminated": np.append(terminal[1:], False) & has_next,

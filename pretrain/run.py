@@ -1,0 +1,13 @@
+"""Tasks of the pretraining stage."""
+
+from whale.pretrain.config import ExportConfig, TrainDynamicsConfig, TrainTokenizerConfig
+from whale.pretrain.train_dynamics import export, train_dynamics
+from whale.pretrain.train_tokenizer import train_tokenizer
+
+from whale.cli import Task
+
+TASKS = {
+    "tokenizer": Task(TrainTokenizerConfig, train_tokenizer),
+    "dynamics": Task(TrainDynamicsConfig, train_dynamics),
+    "export": Task(ExportConfig, export),
+}

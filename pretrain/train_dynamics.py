@@ -1,0 +1,98 @@
+"""`whale pretrain dynamics` and `whale pretrain export`: train dynamics and behaviour on token clips; publish them."""
+
+import json
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from safetensors.torch import load_file
+from whale.pretrain.config import ExportConfig, TrainDynamicsConfig
+
+from whale.checkpoint import Checkpoint, damage, find_checkpoints, load_weights
+from whale.clips.loader import ClipLoader
+from whale.clips.reader import ClipReader
+from whale.config import load_config, to_values
+from whale.errors import UserError
+from whale.export import load_export, save_export
+from whale.loop import fit
+from whale.models.dataset_card import dataset_card
+from whale.models.tokenizer import VideoTokenizer
+from whale.models.world_model import WorldModel, WorldModelConfig
+from whale.objectives.dynamics_loss import DynamicsObjective
+from whale.progress import say
+from whale.runtime import seed_everything
+
+
+def build_model(config: TrainDynamicsConfig) -> WorldModel:
+    """A world model with the exported tokenizer in it and fresh dynamics for the datasets of the sources.
+
+    Raises:
+        UserError: the tokens were made by another tokenizer.
+    """
+    tokenizer = VideoTokenizer.from_pretrained(config.tokenizer)
+    for source in config.data.sources:
+        made_by = ClipReader(source.folder, "train").manifest.tokenizer
+        if made_by != tokenizer.fingerprint:
+            raise UserError(
+                f"the clips in {source.folder} were made by tokenizer {made_by}, "
+                f"{config.tokenizer} is {tokenizer.fingerprint}",
+                "tokenize the pixel clips with this tokenizer, or name the one that made the tokens",
+            )
+    cards = dict(dataset_card(source.folder) for source in config.data.sources)
+    seed_everything(config.loop.seed)
+    model = WorldModel(WorldModelConfig(
+        tokenizer=tokenizer.config, dynamics=config.dynamics, behavior=config.behavior, datasets=cards
+    ))  # fmt: skip
+    load_export(config.tokenizer, model.tokenizer)
+    return model
+
+
+def train_dynamics(config: TrainDynamicsConfig) -> None:
+    """Train, then export to `<run>/export`."""
+    if config.data.frames < 2 * config.dynamics.band:
+        raise UserError(
+            f"data.frames is {config.data.frames}, shorter than two bands of {config.dynamics.band} frames",
+            "choose data.frames >= 2 * dynamics.band, so that training sees full windows",
+        )
+    model = build_model(config)
+    loader = ClipLoader(config.data, "train", scales=model.scales)
+    held_out = list(islice(ClipLoader(config.data, "val", scales=model.scales).batches(), config.validation_batches))
+    objective = DynamicsObjective(model, config.loss, held_out)
+    fit(objective, loader, config.run, config.loop, config.optim, config.engine, config.tracker, config)
+    export(ExportConfig(run=config.run, out=config.run / "export"))
+
+
+def export(config: ExportConfig) -> None:
+    """Publish a checkpoint of a dynamics run as a folder that `WorldModel.from_pretrained` loads."""
+    training = load_config(TrainDynamicsConfig, [config.run / "config.yaml"])
+    checkpoint = _choose(config.run, config.step)
+    model = build_model(training)
+    load_weights(model, load_file(checkpoint.folder / "model.safetensors"), str(checkpoint.folder))
+    order = json.loads((checkpoint.folder / "state.json").read_text())["order"]
+    record = {
+        "step": checkpoint.step,
+        "order": order,
+        "config": to_values(training),
+        "data": {str(s.folder): ClipReader(s.folder, "train").manifest.hash for s in training.data.sources},
+    }
+    save_export(config.out, "world_model", model, model.config, record)
+    say(f"exported step {checkpoint.step} to {config.out} ({num_parameters(model) / 1e6:.2f}M parameters)")
+
+
+def num_parameters(model: WorldModel) -> int:
+    """Parameters of all parts; the codebook counts as one of them."""
+    return int(sum(np.prod(p.shape) for p in model.parameters()) + model.tokenizer.quantizer.codebook_VC.numel())
+
+
+def _choose(run: Path, step: int | None) -> Checkpoint:
+    found = find_checkpoints(run / "checkpoints")
+    chosen = [c for c in found if step in (None, c.step)]
+    if not chosen:
+        raise UserError(
+            f"{run} has no complete checkpoint" + (f" of step {step}" if step is not None else ""),
+            f"complete are the steps {[c.step for c in found]}; name the step in loop.milestones to keep it",
+        )
+    fault = damage(chosen[-1])
+    if fault:
+        raise UserError(f"the checkpoint is damaged: {fault}", "choose another step")
+    return chosen[-1]

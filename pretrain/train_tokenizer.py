@@ -1,0 +1,66 @@
+"""`whale pretrain tokenizer`: train the video tokenizer on pixel clips and export it."""
+
+from itertools import islice
+
+import torch
+from torch import Tensor
+from whale.pretrain.config import TrainTokenizerConfig
+
+from whale.clips.loader import ClipLoader
+from whale.clips.reader import ClipReader
+from whale.config import to_values
+from whale.errors import UserError
+from whale.export import save_export
+from whale.loop import fit, step_generator
+from whale.models.tokenizer import VideoTokenizer
+from whale.objectives.tokenizer_loss import TokenizerObjective
+from whale.progress import say
+from whale.runtime import seed_everything
+
+
+def train_tokenizer(config: TrainTokenizerConfig) -> None:
+    """Initialise by k-means, train, export to `<run>/export`."""
+    seed_everything(config.loop.seed)
+    loader = ClipLoader(config.data, "train")
+    size = config.model.image_px
+    if loader.frame_shape != (size, size, 3):
+        raise UserError(
+            f"the clips are {loader.frame_shape} frames, the tokenizer is configured for {size} px pixel clips",
+            "set model.image_px to the clips' size, or convert with another size_px; tokens cannot train a tokenizer",
+        )
+    model = VideoTokenizer(config.model)
+    if not (config.run / "checkpoints").exists():
+        _initialise(model, loader, config)
+    objective = TokenizerObjective(model, config.loss, held_out_frames(config))
+    figures = fit(objective, loader, config.run, config.loop, config.optim, config.engine, config.tracker, config)
+    data = {str(source.folder): ClipReader(source.folder, "train").manifest.hash for source in config.data.sources}
+    training = {"step": config.loop.steps, "figures": figures, "config": to_values(config), "data": data}
+    save_export(config.run / "export", "tokenizer", model, config.model, training)
+    say(f"exported {config.run / 'export'} (fingerprint {model.fingerprint}, PSNR {figures['psnr']:.2f} dB)")
+
+
+def held_out_frames(config: TrainTokenizerConfig) -> Tensor:
+    """The first window of held-out clips of the first source, uint8 [B, T, H, W, 3]; shorter clips are passed over."""
+    reader, length = ClipReader(config.data.sources[0].folder, "val"), config.data.frames
+    long = [k for k in range(len(reader)) if reader.num_frames[k] >= length]
+    if not long:
+        raise UserError(f"no held-out clip of {reader.folder} has {length} frames", "choose a smaller data.frames")
+    clips = [reader.read(k).frames for k in long[: config.validation_clips]]
+    return torch.stack([torch.from_numpy(frames[:length]) for frames in clips if frames is not None])
+
+
+def _initialise(model: VideoTokenizer, loader: ClipLoader, config: TrainTokenizerConfig) -> None:
+    """Start the codebook on frames of the training order, each patch weighted by how much it changes."""
+    count = max(1, config.initial_clips // config.data.batch)
+    frames, weights = [], []
+    for batch in islice(loader.batches(), count):
+        clip_BTHW3 = batch["frames"][:, ::2]
+        patches_BTSP = model.patchify(clip_BTHW3.flatten(0, 1)).unflatten(0, clip_BTHW3.shape[:2])
+        change_BTS = torch.zeros(patches_BTSP.shape[:3])
+        change_BTS[:, 1:] = (patches_BTSP[:, 1:] - patches_BTSP[:, :-1]).abs().mean(-1)
+        valid_BT = batch["valid"][:, ::2]
+        # Still patches keep a small weight: the background must be told apart too.
+        frames.append(clip_BTHW3[valid_BT])
+        weights.append((change_BTS + 0.01)[valid_BT])
+    generator = step_generator(config.loop.seed, -1, 0)
+    model.initialise(torch.cat(frames), torch.cat(weights), generator)

@@ -1,0 +1,90 @@
+"""Exported models: a folder with `model.safetensors`, `config.json` and a model card, published whole."""
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from whale import __version__
+from whale.checkpoint import load_weights, sha256_file
+from whale.config import build_config, to_values
+from whale.errors import UserError
+from whale.publish import publish_folder
+
+EXPORT_VERSION = 1
+T = TypeVar("T")
+
+
+def save_export(folder: Path, kind: str, model: nn.Module, config: Any, training: dict[str, Any]) -> None:
+    """Publish a model.
+
+    Args:
+        folder: the export, replaced if it exists.
+        kind: `tokenizer` or `world_model`.
+        model: its weights are stored in fp32.
+        config: the model's configuration.
+        training: what made it (steps, data hashes, the resolved training configuration), for the record.
+    """
+    values = {"export_version": EXPORT_VERSION, "kind": kind, "whale": __version__, "model": to_values(config)}
+    with publish_folder(folder) as temporary:
+        weights = {name: value.detach().float().cpu().contiguous() for name, value in model.state_dict().items()}
+        save_file(weights, temporary / "model.safetensors")
+        text = json.dumps({**values, "training": training}, indent=1, sort_keys=True)
+        (temporary / "config.json").write_text(text + "\n")
+        (temporary / "README.md").write_text(_card(kind, model, training))
+
+
+def _card(kind: str, model: nn.Module, training: dict[str, Any]) -> str:
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    lines = [f"# whale {kind.replace('_', ' ')}", "", f"- parameters: {millions:.2f}M", f"- whale {__version__}"]
+    lines += [f"- {key}: {training[key]}" for key in ("step", "data", "figures") if key in training]
+    loader = "WorldModel" if kind == "world_model" else "VideoTokenizer"
+    lines += ["", f"Load with `{loader}.from_pretrained(folder)`; `config.json` holds the whole record.", ""]
+    return "\n".join(lines)
+
+
+def read_export(folder: Path) -> dict[str, Any]:
+    """The contents of an export's `config.json`.
+
+    Raises:
+        UserError: no export there, or one of another format version.
+    """
+    path = folder / "config.json"
+    if not path.is_file() or not (folder / "model.safetensors").is_file():
+        raise UserError(
+            f"{folder} holds no exported model (config.json and model.safetensors)",
+            "train one with `whale pretrain`, or publish a checkpoint with `whale pretrain export`",
+        )
+    try:
+        values = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not valid JSON: {error}", "export the checkpoint again") from None
+    if values.get("export_version") != EXPORT_VERSION:
+        raise UserError(
+            f"{folder} has export version {values.get('export_version')}, whale {__version__} reads {EXPORT_VERSION}",
+            f"load it with whale {values.get('whale', '(unknown)')}, or export the checkpoint again",
+        )
+    return values
+
+
+def read_config(folder: Path, kinds: tuple[str, ...], config_class: type[T], key: str | None = None) -> T:
+    """The model configuration of an export of one of `kinds`; `key` selects a part of it."""
+    values = read_export(folder)
+    if values["kind"] not in kinds:
+        raise UserError(f"{folder} holds a {values['kind']}, not a {' or '.join(kinds)}", "name another export")
+    return build_config(config_class, values["model"][key] if key else values["model"], str(folder / "config.json"))
+
+
+def load_export(folder: Path, model: nn.Module, prefix: str = "") -> str:
+    """Copy an export's weights into a model; returns the sha256 of the weights file.
+
+    With a prefix, only the tensors under it are taken (the tokenizer of a world model).
+    """
+    path = folder / "model.safetensors"
+    tensors: dict[str, Tensor] = {
+        name.removeprefix(prefix): value for name, value in load_file(path).items() if name.startswith(prefix)
+    }
+    load_weights(model, tensors, str(path))
+    return sha256_file(path)

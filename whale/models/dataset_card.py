@@ -1,0 +1,51 @@
+"""What a model must know of one dataset to act on it: read from a folder of clips, kept in the model's config."""
+
+import json
+from pathlib import Path
+
+from whale.actions import ActionScale
+from whale.clips.reader import ClipReader
+from whale.clips.stats import read_scale
+from whale.config import configclass
+
+
+@configclass
+class DatasetCard:
+    """Scales and meaning of a dataset's actions and rewards."""
+
+    action_low: tuple[float, ...]
+    """1 % quantile of each action dimension over the train split."""
+    action_high: tuple[float, ...]
+    """99 % quantile of each action dimension over the train split."""
+    action_status: tuple[int, ...]
+    """ActionStatus of each dimension."""
+    action_type: str
+    """ActionType of the dataset."""
+    reward_mean: float
+    """Mean reward of the train split, 0 where there is none."""
+    reward_std: float
+    """Standard deviation of the reward of the train split, 1 where it is constant or absent."""
+    control_period_sec: float
+    """Time between two frames."""
+
+    @property
+    def scale(self) -> ActionScale:
+        """Physical units to model units."""
+        return ActionScale(self.action_low, self.action_high)
+
+
+def dataset_card(folder: Path) -> tuple[str, DatasetCard]:
+    """Name and card of the dataset in a folder of clips, from its `stats.json` and its first clip."""
+    name, scale = read_scale(folder)
+    rewards = json.loads((folder / "stats.json").read_text())["rewards"]
+    info = ClipReader(folder, "train").read(0, with_frames=False).info
+    varied = rewards is not None and rewards["std"] > 1e-8
+    return name, DatasetCard(
+        action_low=scale.low,
+        action_high=scale.high,
+        action_status=tuple(int(status) for status in info.action_status),
+        action_type=info.action_type.value,
+        reward_mean=rewards["mean"] if rewards is not None else 0.0,
+        reward_std=rewards["std"] if varied else 1.0,
+        control_period_sec=info.control_period_sec,
+    )

@@ -1,0 +1,126 @@
+"""Dynamics: tokens of frame t and the action in, all tokens of frame t+1 out in one step (WHALE, section 4: Whale-ST).
+
+Frames enter as code vectors of the tokenizer's codebook; the same table scores the next token (a metric head: logits by
+distance to the codes), beside a gate for "nothing changed here" and a small free head. One register position a frame
+carries the action, the behaviour embedding, the control period and the embodiment, and feeds reward and termination.
+
+Legend: B batch, T frames, S tokens a frame (G x G), R = S + 1, C code dim, D width, V codes, F action features, Z
+embedding dim.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from whale.actions import ACTION_DIM, ActionStatus
+from whale.clips.clip import ActionType
+from whale.config import configclass
+from whale.models.layers import RMSNorm, SwiGLU
+from whale.models.st_transformer import FrameCache, SpatialTemporalTransformer
+
+ACTION_FEATURES = ACTION_DIM * (1 + len(ActionStatus)) + len(ActionType)
+
+
+@configclass
+class DynamicsConfig:
+    """Size of the dynamics."""
+
+    width: int = 128
+    """D."""
+    heads: int = 4
+    """N."""
+    depth: int = 3
+    """Spatial-temporal blocks, 16 D^2 parameters each."""
+    band: int = 6
+    """W: frames that temporal attention sees, the current one included. Training clips have at least 2 W frames."""
+
+
+class Prediction(NamedTuple):
+    """What the dynamics say about the next frame."""
+
+    logits_BTSV: Tensor
+    reward_BT: Tensor
+    """In units of the dataset's reward standard deviation, around its mean."""
+    terminated_BT: Tensor
+    """Logit of the next frame being terminal."""
+
+
+class ActionFeatures(nn.Module):
+    """Scaled action, status of each dimension and action type as one vector; unknown dimensions are zero and say so."""
+
+    def forward(self, actions_BTA: Tensor, mask_BTA: Tensor, status_BA: Tensor, type_B: Tensor) -> Tensor:
+        """Scaled actions, their bool mask, ActionStatus int64 [B, A], ActionType index int64 [B] -> [B, T, F]."""
+        status_BTA = torch.where(
+            mask_BTA | (status_BA == ActionStatus.FIXED)[:, None], status_BA[:, None], int(ActionStatus.UNKNOWN)
+        )
+        one_hot = F.one_hot(status_BTA, len(ActionStatus)).flatten(-2).to(actions_BTA.dtype)
+        kind = F.one_hot(type_B, len(ActionType)).to(actions_BTA.dtype)[:, None].expand(-1, actions_BTA.shape[1], -1)
+        return torch.cat([actions_BTA * mask_BTA, one_hot, kind], -1)
+
+
+class Dynamics(nn.Module):
+    """Next-frame distribution over tokens, reward and termination."""
+
+    def __init__(
+        self,
+        codebook_shape: tuple[int, int],
+        grid: int,
+        num_embodiments: int,
+        behavior_dim: int,
+        config: DynamicsConfig,
+    ):
+        super().__init__()
+        self.config, self.grid = config, grid
+        num_codes, code_dim = codebook_shape
+        width = config.width
+        # A 3 x 3 stem: what a token becomes depends first on its neighbours.
+        self.stem = nn.Conv2d(code_dim, width, 3, padding=1)
+        self.position_RD = nn.Parameter(0.02 * torch.randn(grid**2 + 1, width))
+        self.action_in = nn.Sequential(nn.Linear(ACTION_FEATURES, width), nn.SiLU(), nn.Linear(width, width))
+        self.behavior_in = nn.Linear(behavior_dim, width, bias=False)
+        self.period_in = nn.Linear(1, width)
+        self.embodiment = nn.Embedding(num_embodiments, width)
+        self.transformer = SpatialTemporalTransformer(width, config.heads, config.depth, config.band)
+        self.code_shift = nn.Linear(width, code_dim)
+        self.sharpness = nn.Parameter(torch.tensor(0.0))
+        self.copy_gate = nn.Linear(width, 1)
+        self.free_head = nn.Linear(width, num_codes)
+        self.outcome = nn.Sequential(RMSNorm(width), SwiGLU(width), nn.Linear(width, 2))
+        for layer in (self.embodiment, self.free_head, self.code_shift, self.behavior_in):
+            nn.init.zeros_(layer.weight)
+
+    def embed(
+        self, codes_BTSC: Tensor, action_BTF: Tensor, z_BTZ: Tensor, period_B: Tensor, embodiment_B: Tensor
+    ) -> Tensor:
+        """Inputs of the transformer, [B, T, R, D]."""
+        batch, frames, _, dim = codes_BTSC.shape
+        grid_NCGG = codes_BTSC.reshape(batch * frames, self.grid, self.grid, dim).permute(0, 3, 1, 2)
+        x_BTSD = self.stem(grid_NCGG).flatten(2).transpose(1, 2).unflatten(0, (batch, frames))
+        constant_BD = self.period_in(period_B[:, None].log()) + self.embodiment(embodiment_B)
+        context_BTD = self.action_in(action_BTF) + self.behavior_in(z_BTZ) + constant_BD[:, None]
+        register_BT1D = context_BTD[:, :, None]
+        return torch.cat([x_BTSD + register_BT1D, register_BT1D], 2) + self.position_RD
+
+    def forward(
+        self,
+        codebook_VC: Tensor,
+        tokens_BTS: Tensor,
+        x_BTRD: Tensor,
+        start: int = 0,
+        cache: list[FrameCache] | None = None,
+    ) -> Prediction:
+        """Predict frame t+1 at every t; with a cache, x continues a stream at frame `start`."""
+        h_BTRD = self.transformer(x_BTRD, start, cache)
+        h_BTSD, register_BTD = h_BTRD[:, :, :-1], h_BTRD[:, :, -1]
+        reward_BT, terminated_BT = self.outcome(register_BTD).unbind(-1)
+        return Prediction(self._logits(codebook_VC, tokens_BTS, h_BTSD), reward_BT, terminated_BT)
+
+    def _logits(self, codebook_VC: Tensor, tokens_BTS: Tensor, h_BTSD: Tensor) -> Tensor:
+        """-sharpness |target - code|^2 + copy gate at the present code + free head."""
+        target_BTSC = codebook_VC[tokens_BTS] + self.code_shift(h_BTSD)
+        # |target|^2 is the same for every code and falls out of the softmax.
+        distance_BTSV = codebook_VC.square().sum(-1) - 2 * target_BTSC @ codebook_VC.T
+        logits_BTSV = self.free_head(h_BTSD) - self.sharpness.exp() / codebook_VC.shape[1] ** 0.5 * distance_BTSV
+        return logits_BTSV.scatter_add(-1, tokens_BTS[..., None], self.copy_gate(h_BTSD).to(logits_BTSV.dtype))

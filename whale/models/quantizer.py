@@ -1,0 +1,106 @@
+"""Vector quantisation with an EMA codebook (van den Oord et al., 2017; appendix A.1).
+
+Legend: M vectors, C their dimension, V codes. The codebook starts from k-means on change-weighted patches, and codes
+that fall out of use are moved onto vectors of the current batch.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from whale.config import configclass
+
+
+@configclass
+class QuantizerConfig:
+    """The codebook."""
+
+    num_codes: int = 512
+    """V, at most 65536 (tokens are stored as uint16)."""
+    dim: int = 64
+    """C, the dimension of a code."""
+    decay: float = 0.99
+    """Decay of the moving averages behind the codebook."""
+    revive_below: float = 0.05
+    """A code whose average use a step falls below this many vectors is dead and revived."""
+
+    def __post_init__(self) -> None:
+        """Check the code range."""
+        if not 2 <= self.num_codes <= 65536:
+            raise ValueError("num_codes must lie in 2..65536")
+
+
+class VectorQuantizer(nn.Module):
+    """Nearest-code lookup; the codebook learns by moving averages, not by gradient."""
+
+    codebook_VC: Tensor
+    usage_V: Tensor
+    sum_VC: Tensor
+
+    def __init__(self, config: QuantizerConfig):
+        super().__init__()
+        self.config = config
+        codebook = torch.randn(config.num_codes, config.dim)
+        self.register_buffer("codebook_VC", codebook)
+        self.register_buffer("usage_V", torch.ones(config.num_codes))
+        self.register_buffer("sum_VC", codebook.clone())
+
+    def nearest(self, x_MC: Tensor) -> Tensor:
+        """Index of the nearest code, int64 [M]."""
+        distance_MV = self.codebook_VC.square().sum(-1) - 2 * x_MC @ self.codebook_VC.T
+        return distance_MV.argmin(-1)
+
+    def forward(self, x_MC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Straight-through codes [M, C], tokens int64 [M] and the commitment loss."""
+        token_M = self.nearest(x_MC.detach())
+        code_MC = self.codebook_VC[token_M]
+        commitment = F.mse_loss(x_MC, code_MC)
+        return x_MC + (code_MC - x_MC).detach(), token_M, commitment
+
+    @torch.no_grad()
+    def update(self, x_MC: Tensor, token_M: Tensor, generator: torch.Generator) -> int:
+        """Move the codes towards the vectors they were chosen for; returns how many dead codes were revived."""
+        decay = self.config.decay
+        count_V = torch.bincount(token_M, minlength=self.config.num_codes).to(x_MC.dtype)
+        total_VC = torch.zeros_like(self.sum_VC).index_add_(0, token_M, x_MC)
+        self.usage_V.mul_(decay).add_(count_V, alpha=1 - decay)
+        self.sum_VC.mul_(decay).add_(total_VC, alpha=1 - decay)
+        self.codebook_VC.copy_(self.sum_VC / self.usage_V.clamp_min(1e-5)[:, None])
+        dead_V = self.usage_V < self.config.revive_below
+        num_dead = int(dead_V.sum())
+        if num_dead:
+            self._place(dead_V, _far_vectors(x_MC, self.codebook_VC[token_M], num_dead, generator))
+        return num_dead
+
+    def _place(self, which_V: Tensor, vectors: Tensor) -> None:
+        which = which_V.nonzero()[: len(vectors), 0]
+        self.codebook_VC[which], self.sum_VC[which], self.usage_V[which] = vectors, vectors, 1.0
+
+    @torch.no_grad()
+    def fit(self, x_MC: Tensor, weight_M: Tensor, generator: torch.Generator, iterations: int = 12) -> None:
+        """k-means from vectors drawn by `weight_M`: the start of training.
+
+        Most patches are still background; weights by change keep the codes for what moves.
+        """
+        draw = torch.multinomial(weight_M, min(len(x_MC), 40 * self.config.num_codes), generator=generator)
+        x_MC = x_MC[draw]
+        start = torch.randperm(len(x_MC), generator=generator)[: self.config.num_codes]
+        self.codebook_VC[: len(start)] = x_MC[start]
+        for _ in range(iterations):
+            token_M = self.nearest(x_MC)
+            count_V = torch.bincount(token_M, minlength=self.config.num_codes)
+            total_VC = torch.zeros_like(self.sum_VC).index_add_(0, token_M, x_MC)
+            used_V = count_V > 0
+            self.codebook_VC[used_V] = total_VC[used_V] / count_V[used_V, None]
+            unused = int((~used_V).sum())
+            if unused:
+                far = _far_vectors(x_MC, self.codebook_VC[token_M], unused, generator)
+                self._place(~used_V, far)
+        self.sum_VC.copy_(self.codebook_VC)
+        self.usage_V.fill_(1.0)
+
+
+def _far_vectors(x_MC: Tensor, code_MC: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """`count` vectors drawn by their squared distance to their own code, as k-means++ does."""
+    distance_M = (x_MC - code_MC).square().sum(-1) + 1e-12
+    return x_MC[torch.multinomial(distance_M, count, replacement=True, generator=generator)]

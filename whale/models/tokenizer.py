@@ -1,0 +1,168 @@
+"""The video tokenizer: a VQ autoencoder over p x p patches (WHALE, section 4; what is ours: docs/method.md).
+
+The encoder is frame-wise and patch-local, so a token is a pure function of its own patch: any clip start gives the same
+tokens, and a token never flips where its pixels stand still. The decoder sees the last R token frames (one block with
+temporal attention of band R, then spatial blocks), so decoding streams and any frame needs R token frames only.
+
+Legend: B batch, T frames, S tokens a frame (G x G grid), C code dim, D width, P = 3 p^2 values a patch.
+"""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from whale.config import configclass
+from whale.export import load_export, read_config, read_export
+from whale.models.layers import FrameCache, RMSNorm, SwiGLU
+from whale.models.quantizer import QuantizerConfig, VectorQuantizer
+from whale.models.st_transformer import SpatialTemporalTransformer
+
+
+@configclass
+class TokenizerConfig:
+    """Size of the video tokenizer."""
+
+    image_px: int = 64
+    """Height and width of a frame."""
+    patch_px: int = 8
+    """p: side of the square patch behind one token."""
+    quantizer: QuantizerConfig = QuantizerConfig()
+    """The codebook."""
+    encoder_depth: int = 1
+    """Residual feed-forward layers of the patch encoder."""
+    decoder_depth: int = 2
+    """Blocks of the decoder."""
+    width: int = 128
+    """D."""
+    heads: int = 4
+    """N."""
+    decoder_frames: int = 4
+    """R: token frames that the decoder sees."""
+
+    def __post_init__(self) -> None:
+        """Check that patches tile the frame."""
+        if self.image_px % self.patch_px:
+            raise ValueError(f"image_px {self.image_px} is not a multiple of patch_px {self.patch_px}")
+
+    @property
+    def grid(self) -> int:
+        """G: tokens a side."""
+        return self.image_px // self.patch_px
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """S."""
+        return self.grid**2
+
+
+class VideoTokenizer(nn.Module):
+    """Frames to tokens and back."""
+
+    def __init__(self, config: TokenizerConfig):
+        super().__init__()
+        self.config = config
+        patch_values, dim, width = 3 * config.patch_px**2, config.quantizer.dim, config.width
+        self.patch_to_code = nn.Linear(patch_values, dim)
+        self.encoder = nn.ModuleList(nn.Sequential(RMSNorm(dim), SwiGLU(dim)) for _ in range(config.encoder_depth))
+        for block in self.encoder:
+            nn.init.zeros_(block[1].out.weight)
+        self.quantizer = VectorQuantizer(config.quantizer)
+        self.code_to_width = nn.Linear(dim, width)
+        self.position_SD = nn.Parameter(0.02 * torch.randn(config.tokens_per_frame, width))
+        self.decoder = SpatialTemporalTransformer(
+            width, config.heads, config.decoder_depth, config.decoder_frames, temporal_depth=1
+        )
+        # Starts as a plain linear decoder of the code; the transformer learns the residual.
+        self.code_to_patch = nn.Linear(dim, patch_values)
+        self.width_to_patch = nn.Linear(width, patch_values)
+        nn.init.zeros_(self.width_to_patch.weight)
+        nn.init.zeros_(self.width_to_patch.bias)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> "VideoTokenizer":
+        """The tokenizer of an exported tokenizer or world model, in eval mode.
+
+        Raises:
+            UserError: no export there, or one of another version.
+        """
+        inside = read_export(folder)["kind"] == "world_model"
+        config = read_config(folder, ("tokenizer", "world_model"), TokenizerConfig, "tokenizer" if inside else None)
+        tokenizer = cls(config)
+        load_export(folder, tokenizer, "tokenizer." if inside else "")
+        return tokenizer.eval()
+
+    def patchify(self, frames_NHW3: Tensor) -> Tensor:
+        """uint8 [N, H, W, 3] -> float [N, S, P] in [-1, 1]."""
+        size, grid = self.config.patch_px, self.config.grid
+        if frames_NHW3.shape[1:] != (self.config.image_px, self.config.image_px, 3):
+            raise ValueError(f"frames are {tuple(frames_NHW3.shape)}, this tokenizer takes {self.config.image_px} px")
+        x = frames_NHW3.to(self.patch_to_code.weight.dtype) / 127.5 - 1
+        return x.unflatten(1, (grid, size)).unflatten(3, (grid, size)).transpose(2, 3).flatten(3).flatten(1, 2)
+
+    def unpatchify(self, patches_NSP: Tensor) -> Tensor:
+        """Float [N, S, P] in [-1, 1] -> float [N, H, W, 3] in [0, 255], not rounded."""
+        size, grid = self.config.patch_px, self.config.grid
+        x = patches_NSP.unflatten(1, (grid, grid)).unflatten(3, (size, size, 3)).transpose(2, 3)
+        return (x.flatten(3, 4).flatten(1, 2) + 1) * 127.5
+
+    def encode_patches(self, patches_NSP: Tensor) -> Tensor:
+        """Float [N, S, P] -> code vectors before quantisation [N, S, C]."""
+        x_NSC = self.patch_to_code(patches_NSP)
+        for block in self.encoder:
+            x_NSC = x_NSC + block(x_NSC)
+        return x_NSC
+
+    @torch.no_grad()
+    def encode(self, frames_NHW3: Tensor) -> Tensor:
+        """uint8 [N, H, W, 3] -> tokens int64 [N, S], the same for a frame whatever stands beside it."""
+        x_NSC = self.encode_patches(self.patchify(frames_NHW3))
+        return self.quantizer.nearest(x_NSC.flatten(0, 1)).view(x_NSC.shape[:2])
+
+    def decode_codes(self, codes_BTSC: Tensor, start: int = 0, cache: list[FrameCache] | None = None) -> Tensor:
+        """Code vectors [B, T, S, C] -> patches [B, T, S, P]; with a cache, continues a stream at frame `start`."""
+        x_BTSD = self.code_to_width(codes_BTSC) + self.position_SD
+        return self.code_to_patch(codes_BTSC) + self.width_to_patch(self.decoder(x_BTSD, start, cache))
+
+    @torch.no_grad()
+    def decode(self, tokens_BTS: Tensor, start: int = 0, cache: list[FrameCache] | None = None) -> Tensor:
+        """Tokens int64 [B, T, S] -> frames uint8 [B, T, H, W, 3]."""
+        patches_BTSP = self.decode_codes(self.quantizer.codebook_VC[tokens_BTS], start, cache)
+        frames = self.unpatchify(patches_BTSP.flatten(0, 1)).round().clamp(0, 255).to(torch.uint8)
+        return frames.unflatten(0, tokens_BTS.shape[:2])
+
+    @property
+    def num_codes(self) -> int:
+        """V."""
+        return self.config.quantizer.num_codes
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the token language: sha256 of everything that turns pixels into tokens, 16 hex digits."""
+        digest = hashlib.sha256(f"{self.config.image_px}/{self.config.patch_px}".encode())
+        parts = [self.patch_to_code, self.encoder]
+        for tensor in [*(v for part in parts for v in part.state_dict().values()), self.quantizer.codebook_VC]:
+            digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @torch.no_grad()
+    def initialise(self, frames_NHW3: Tensor, weight_NS: Tensor, generator: torch.Generator) -> None:
+        """Start from principal components of patches and a k-means codebook.
+
+        Args:
+            frames_NHW3: uint8 frames.
+            weight_NS: how much each patch matters (its change in time), float [N, S].
+            generator: source of the draws.
+        """
+        patches_MP = self.patchify(frames_NHW3).flatten(0, 1)
+        draw = torch.multinomial(weight_NS.flatten(), min(len(patches_MP), 40000), generator=generator)
+        mean_P = patches_MP[draw].mean(0)
+        _, scale_C, basis_PC = torch.pca_lowrank(patches_MP[draw] - mean_P, self.config.quantizer.dim, center=False)
+        # One scale for all components keeps distances between codes equal to distances between patches.
+        gain = (len(draw) * self.config.quantizer.dim) ** 0.5 / scale_C.square().sum().sqrt()
+        self.patch_to_code.weight.copy_(gain * basis_PC.T)
+        self.patch_to_code.bias.copy_(-gain * basis_PC.T @ mean_P)
+        self.code_to_patch.weight.copy_(basis_PC / gain)
+        self.code_to_patch.bias.copy_(mean_P)
+        self.quantizer.fit(self.encode_patches(patches_MP), weight_NS.flatten(), generator)

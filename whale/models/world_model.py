@@ -1,0 +1,130 @@
+"""The world model: tokenizer, behaviour and dynamics in one exported folder.
+
+Legend as in `whale.models.dynamics`. Token tensors are int64, frames uint8, actions float32 in physical units at the
+outside and scaled per dataset inside.
+"""
+
+from dataclasses import field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from whale.actions import ActionScale, ActionStatus
+from whale.clips.clip import ActionType
+from whale.config import configclass
+from whale.export import load_export, read_config
+from whale.models.behavior import Behavior, BehaviorConfig, Gaussian
+from whale.models.dataset_card import DatasetCard
+from whale.models.dynamics import ACTION_FEATURES, ActionFeatures, Dynamics, DynamicsConfig, Prediction
+from whale.models.st_transformer import FrameCache
+from whale.models.tokenizer import TokenizerConfig, VideoTokenizer
+
+
+@configclass
+class WorldModelConfig:
+    """Everything needed to build a world model."""
+
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    """The video tokenizer."""
+    dynamics: DynamicsConfig = DynamicsConfig()
+    """The dynamics."""
+    behavior: BehaviorConfig = BehaviorConfig()
+    """The behaviour networks."""
+    datasets: dict[str, DatasetCard] = field(default_factory=dict)
+    """The datasets it was trained on, by name; their sorted order numbers the embodiments."""
+
+
+class WorldModel(nn.Module):
+    """Imagines the next frame, its reward and whether the episode ends."""
+
+    def __init__(self, config: WorldModelConfig):
+        super().__init__()
+        self.config = config
+        self.tokenizer = VideoTokenizer(config.tokenizer)
+        grid, code_dim = config.tokenizer.grid, config.tokenizer.quantizer.dim
+        self.to_features = ActionFeatures()
+        self.behavior = Behavior(code_dim, grid**2, ACTION_FEATURES, config.dynamics.band, config.behavior)
+        self.dynamics = Dynamics(
+            (config.tokenizer.quantizer.num_codes, code_dim),
+            grid,
+            len(config.datasets),
+            config.behavior.dim,
+            config.dynamics,
+        )
+        cards = [config.datasets[name] for name in sorted(config.datasets)]
+        self.register_buffer("reward_mean", torch.tensor([c.reward_mean for c in cards]), persistent=False)
+        self.register_buffer("reward_std", torch.tensor([c.reward_std for c in cards]), persistent=False)
+        self.checkpoint_hash: str | None = None
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> "WorldModel":
+        """An exported world model, in eval mode; `checkpoint_hash` is the sha256 of its weights.
+
+        Raises:
+            UserError: no world model there, or one of another version.
+        """
+        model = cls(read_config(Path(folder), ("world_model",), WorldModelConfig))
+        model.checkpoint_hash = load_export(Path(folder), model)
+        return model.eval()
+
+    @property
+    def scales(self) -> dict[str, ActionScale]:
+        """Action scale by dataset, in the order of the embodiments."""
+        return {name: self.config.datasets[name].scale for name in sorted(self.config.datasets)}
+
+    def codes(self, tokens_BTS: Tensor) -> Tensor:
+        """Code vectors [B, T, S, C] of tokens, from the table that also scores the next token."""
+        return self.tokenizer.quantizer.codebook_VC[tokens_BTS]
+
+    def action_features(self, batch: dict[str, Tensor]) -> Tensor:
+        """Features [B, T, F] of a batch's scaled actions."""
+        return self.to_features(batch["actions"], batch["action_mask"], batch["action_status"], batch["action_type"])
+
+    def prior(self, summary_BTD: Tensor, action_BTF: Tensor) -> Gaussian:
+        """p(z | tau_h) over a whole clip: each frame with the action before it."""
+        previous_BTF = torch.cat([torch.zeros_like(action_BTF[:, :1]), action_BTF[:, :-1]], 1)
+        return self.behavior.infer_prior(summary_BTD, previous_BTF)
+
+    def predict(
+        self,
+        tokens_BTS: Tensor,
+        action_BTF: Tensor,
+        z_BTZ: Tensor,
+        batch: dict[str, Tensor],
+        start: int = 0,
+        cache: list[FrameCache] | None = None,
+    ) -> Prediction:
+        """Next-frame prediction at every frame; `batch` gives `control_period_sec` and `embodiment`, both [B]."""
+        x_BTRD = self.dynamics.embed(
+            self.codes(tokens_BTS), action_BTF, z_BTZ, batch["control_period_sec"], batch["embodiment"]
+        )
+        return self.dynamics(self.tokenizer.quantizer.codebook_VC, tokens_BTS, x_BTRD, start, cache)
+
+    def scale_reward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Rewards [B, T] in units of their dataset's standard deviation around its mean."""
+        mean_B1, std_B1 = (value[batch["embodiment"]][:, None] for value in (self.reward_mean, self.reward_std))
+        return (batch["rewards"] - mean_B1) / std_B1
+
+    def encode(self, frames: np.ndarray) -> np.ndarray:
+        """uint8 [N, H, W, 3] -> tokens int64 [N, S]."""
+        device = self.dynamics.position_RD.device
+        return self.tokenizer.encode(torch.from_numpy(frames).to(device)).cpu().numpy()
+
+    def decode(self, tokens: np.ndarray) -> np.ndarray:
+        """Tokens int64 [B, T, S] -> frames uint8 [B, T, H, W, 3]."""
+        device = self.dynamics.position_RD.device
+        return self.tokenizer.decode(torch.from_numpy(tokens).to(device)).cpu().numpy()
+
+    def action_inputs(self, dataset: str, num: int, control_period_sec: float) -> dict[str, Tensor]:
+        """The constant entries of a batch of `num` clips of one dataset, for imagination."""
+        card, device = self.config.datasets[dataset], self.dynamics.position_RD.device
+        kinds = [kind.value for kind in ActionType]
+        return {
+            "action_status": torch.tensor(card.action_status, device=device).expand(num, -1),
+            "action_type": torch.full((num,), kinds.index(card.action_type), device=device),
+            "control_period_sec": torch.full((num,), control_period_sec, device=device),
+            "embodiment": torch.full((num,), list(self.scales).index(dataset), device=device),
+            "actuated": torch.tensor([s == ActionStatus.ACTUATED for s in card.action_status], device=device),
+        }

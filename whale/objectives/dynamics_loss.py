@@ -1,0 +1,145 @@
+"""The loss of dynamics and behaviour (docs/method.md, section 2).
+
+behaviour:  mean_t log pi(a_t | o_t, z)  -  beta mean_h KL( q(z | tau_H) || p(z | tau_h) ),   z ~ q
+dynamics:   mean_h log T(o_{h+1}, r_h | tau_h, a_h, z_h),                                     z_h ~ p(z | tau_h)
+"""
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from whale.config import configclass
+from whale.models.behavior import Gaussian, kl_divergence
+from whale.models.world_model import WorldModel
+
+
+@configclass
+class DynamicsLossConfig:
+    """Weights of the terms."""
+
+    reward: float = 0.5
+    """Weight of the squared error of the scaled reward."""
+    termination: float = 0.1
+    """Weight of the cross-entropy of termination."""
+    behavior: float = 0.1
+    """Weight of the behaviour objective (action likelihood and its KL)."""
+    beta: float = 0.01
+    """Weight of the KL inside the behaviour objective."""
+    token_noise: float = 0.05
+    """Share of context tokens replaced by another token of the batch, against compounding error; 0 turns it off."""
+
+
+def masked_mean(value: Tensor, mask: Tensor) -> Tensor:
+    """Mean over True entries, zero where there are none."""
+    return (value * mask).sum() / mask.sum().clamp_min(1)
+
+
+def replace_tokens(tokens_BTS: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Replace a share of the tokens, drawn anew for each, by tokens drawn from the same batch."""
+    hit = torch.rand(tokens_BTS.shape, generator=generator) < share
+    other = torch.randint(tokens_BTS.numel(), tokens_BTS.shape, generator=generator)
+    return torch.where(hit.to(tokens_BTS.device), tokens_BTS.flatten()[other.to(tokens_BTS.device)], tokens_BTS)
+
+
+def dynamics_loss(
+    model: WorldModel, batch: dict[str, Tensor], config: DynamicsLossConfig, generator: torch.Generator
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss of one batch (the dict of `whale.clips.loader`), and the figures to log."""
+    tokens_BTS, valid_BT = batch["tokens"], batch["valid"]
+    context_BTS = tokens_BTS if config.token_noise == 0 else replace_tokens(tokens_BTS, config.token_noise, generator)
+    action_BTF = model.action_features(batch)
+    summary_BTD = model.behavior.summary(model.codes(tokens_BTS))
+    prior = model.prior(summary_BTD, action_BTF)
+    noise = torch.randn(prior.mean.shape, generator=generator).to(prior.mean)
+    out = model.predict(context_BTS, action_BTF, prior.sample(noise), batch)
+
+    next_BT = valid_BT[:, 1:] & valid_BT[:, :-1]
+    entropy_BTS = F.cross_entropy(out.logits_BTSV[:, :-1].flatten(0, 2), tokens_BTS[:, 1:].flatten(), reduction="none")
+    entropy_BTS = entropy_BTS.view(tokens_BTS[:, 1:].shape)
+    cross_entropy = masked_mean(entropy_BTS.mean(-1), next_BT)
+    reward = masked_mean((out.reward_BT - model.scale_reward(batch)).square(), batch["reward_mask"])
+    termination = masked_mean(
+        F.binary_cross_entropy_with_logits(out.terminated_BT, batch["terminated"].float(), reduction="none"),
+        batch["terminated_mask"],
+    )
+    behavior, behavior_figures = _behavior_loss(model, summary_BTD, action_BTF, prior, batch, config, generator)
+    loss = cross_entropy + config.reward * reward + config.termination * termination + config.behavior * behavior
+
+    with torch.no_grad():
+        right_BTS = out.logits_BTSV[:, :-1].argmax(-1) == tokens_BTS[:, 1:]
+        moved_BTS = (tokens_BTS[:, 1:] != tokens_BTS[:, :-1]) & next_BT[..., None]
+        figures = {
+            "cross_entropy": cross_entropy,
+            "reward_error": reward,
+            "termination": termination,
+            "moved_accuracy": masked_mean(right_BTS.float(), moved_BTS),
+            **behavior_figures,
+        }
+    return loss, {name: value.detach() for name, value in figures.items()}
+
+
+def _behavior_loss(
+    model: WorldModel,
+    summary_BTD: Tensor,
+    action_BTF: Tensor,
+    prior: Gaussian,
+    batch: dict[str, Tensor],
+    config: DynamicsLossConfig,
+    generator: torch.Generator,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Negative behaviour objective per actuated action dimension, with the likelihoods that show what z carries."""
+    valid_BT, mask_BTA = batch["valid"], batch["action_mask"]
+    posterior = model.behavior.infer_posterior(summary_BTD, action_BTF, valid_BT.float())
+    noise_BZ = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean)
+    frames = valid_BT.shape[1]
+
+    def likelihood(z_BTZ: Tensor) -> Tensor:
+        log_prob_BT = model.behavior.action_log_prob(summary_BTD, z_BTZ, batch["actions"], mask_BTA)
+        return log_prob_BT.sum() / mask_BTA.sum().clamp_min(1)
+
+    z_BTZ = posterior.sample(noise_BZ)[:, None].expand(-1, frames, -1)
+    spread = Gaussian(*(value[:, None].expand(-1, frames, -1) for value in posterior))
+    kl = masked_mean(kl_divergence(spread, prior), valid_BT)
+    log_prob = likelihood(z_BTZ)
+    with torch.no_grad():
+        figures = {
+            "behavior_kl": kl,
+            "action_log_prob": log_prob,
+            "action_log_prob_prior": likelihood(prior.mean),
+            "action_log_prob_zero": likelihood(torch.zeros_like(prior.mean)),
+        }
+    return config.beta * kl - log_prob, figures
+
+
+class DynamicsObjective(nn.Module):
+    """Trains dynamics and behaviour of a world model on token batches; the tokenizer stays as it is.
+
+    `held_out` is a list of batches it validates on.
+    """
+
+    def __init__(self, model: WorldModel, config: DynamicsLossConfig, held_out: list[dict[str, Tensor]]):
+        super().__init__()
+        self.model, self.config, self._held_out = model, config, held_out
+        model.tokenizer.requires_grad_(False)
+
+    def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of one batch and figures to log."""
+        return dynamics_loss(self.model, batch, self.config, generator)
+
+    def after_step(self, generator: torch.Generator) -> dict[str, float]:
+        """Everything learns by gradient."""
+        return {}
+
+    def validate(self) -> dict[str, float]:
+        """Teacher-forced figures over the held-out batches, without token noise."""
+        totals: dict[str, float] = {}
+        for i, batch in enumerate(self._held_out):
+            device = self.model.dynamics.position_RD.device
+            generator = torch.Generator().manual_seed(i)
+            quiet = replace(self.config, token_noise=0.0)
+            _, figures = dynamics_loss(self.model, {k: v.to(device) for k, v in batch.items()}, quiet, generator)
+            for name, value in figures.items():
+                totals[name] = totals.get(name, 0.0) + value.item() / len(self._held_out)
+        return totals

@@ -1,0 +1,56 @@
+"""The tokenizer's objective: reconstruction plus commitment (van den Oord et al., 2017, equation 3)."""
+
+import torch
+from torch import Tensor, nn
+
+from whale.config import configclass
+from whale.models.tokenizer import VideoTokenizer
+
+
+@configclass
+class TokenizerLossConfig:
+    """Weights of the terms."""
+
+    commitment: float = 0.05
+    """Weight of the pull of encoder outputs towards their codes."""
+
+
+class TokenizerObjective(nn.Module):
+    """Trains a video tokenizer on `frames` of a batch; `held_out` (uint8 [B, T, H, W, 3]) is what it validates on."""
+
+    def __init__(self, model: VideoTokenizer, config: TokenizerLossConfig, held_out: Tensor):
+        super().__init__()
+        self.model, self.config, self._held_out = model, config, held_out
+
+    def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of one batch of frames uint8 [B, T, H, W, 3]; the codebook moves in `after_step`."""
+        frames_BTHW3 = batch["frames"]
+        patches_BTSP = self.model.patchify(frames_BTHW3.flatten(0, 1)).unflatten(0, frames_BTHW3.shape[:2])
+        x_BTSC = self.model.encode_patches(patches_BTSP)
+        code_MC, token_M, commitment = self.model.quantizer(x_BTSC.flatten(0, 2))
+        decoded_BTSP = self.model.decode_codes(code_MC.view(x_BTSC.shape))
+        valid_BT = batch["valid"][..., None, None]
+        error = ((decoded_BTSP - patches_BTSP).square() * valid_BT).sum() / (
+            valid_BT.sum() * patches_BTSP[0, 0].numel()
+        )
+        real_M = batch["valid"][..., None].expand(x_BTSC.shape[:3]).flatten()
+        self._seen = x_BTSC.detach().flatten(0, 2)[real_M], token_M[real_M]
+        figures = {"psnr": 10 * (4 / error.detach()).log10(), "commitment": commitment.detach()}  # patches span [-1, 1]
+        return error + self.config.commitment * commitment, figures
+
+    def after_step(self, generator: torch.Generator) -> dict[str, float]:
+        """Move the codebook towards what it was used for."""
+        return {"revived_codes": float(self.model.quantizer.update(*self._seen, generator))}
+
+    def validate(self) -> dict[str, float]:
+        """PSNR (dB), codebook usage and perplexity over the held-out frames."""
+        tokens_BTS = torch.stack([self.model.encode(clip) for clip in self._held_out])
+        decoded = torch.cat([self.model.decode(tokens_BTS[i : i + 8]) for i in range(0, len(tokens_BTS), 8)])
+        error = (decoded.float() - self._held_out.float()).square().mean((2, 3, 4)).clamp_min(1 / 12)
+        share_V = torch.bincount(tokens_BTS.flatten(), minlength=self.model.num_codes) / tokens_BTS.numel()
+        perplexity = torch.exp(-(share_V * share_V.clamp_min(1e-12).log()).sum())
+        return {
+            "psnr": float((10 * (255**2 / error).log10()).mean()),
+            "codebook_usage": float((share_V > 0).float().mean()),
+            "codebook_perplexity": float(perplexity),
+        }
