@@ -15,8 +15,8 @@ REPO = Path(__file__).resolve().parent.parent
 STAGES = ("data_prep", "pretrain", "finetune", "eval")
 # Heavy dependency -> the only files that may import it, and only inside a function.
 HEAVY = {
-    "tensorflow": ("data_prep/rlds.py", "data_prep/collect.py"),
-    "tensorflow_datasets": ("data_prep/rlds.py", "data_prep/collect.py"),
+    "tensorflow": ("data_prep/rlds.py", "data_prep/rlds_writer.py"),
+    "tensorflow_datasets": ("data_prep/rlds.py", "data_prep/rlds_writer.py"),
     "decord": ("data_prep/video.py",),
     "av": ("data_prep/video.py",),
     "webdataset": ("whale/clips/",),

@@ -47,7 +47,7 @@ class Task:
     """What a stage's `run.py` lists under a task's name."""
 
     config: type
-    run: Callable[[Any], None]
+    run: Callable[[Any], object]
 
 
 def _usage(stage: str | None = None) -> str:
