@@ -5,16 +5,15 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from whale import cli, config
 
 REPO = Path(__file__).resolve().parent.parent
 
-
-@pytest.fixture(scope="session")
-def repo() -> Path:
-    return REPO
+hypothesis.settings.register_profile("shared machine", deadline=None)  # how long an example takes is not its matter
+hypothesis.settings.load_profile("shared machine")
 
 
 class WrittenCommand:
@@ -23,10 +22,6 @@ class WrittenCommand:
     def __init__(self, text: str):
         self.words = shlex.split(text, comments=True)
         self.words = self.words[self.words.index("whale") + 1 :]
-
-    @property
-    def files(self) -> list[Path]:
-        return [Path(word) for word in self.words[2:] if word.endswith(".yaml")]
 
     def config(self) -> Any:
         stage, task = self.words[:2]

@@ -42,7 +42,7 @@ def commit() -> str:
     if not (folder / ".git").exists():
         return "unknown"
     try:
-        command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=10"]
+        command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -107,7 +107,7 @@ def test_objects_start_apart_and_the_gripper_open_and_raised():
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_rewards_lie_in_bounds_and_the_gripper_in_reach(seed):
     world = world_of([seed])
     for step in random_actions(np.random.default_rng(seed), 30, 1):
