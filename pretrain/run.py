@@ -1,10 +1,9 @@
 """Tasks of the pretraining stage."""
 
+from whale.cli import Task
 from whale.pretrain.config import ExportConfig, TrainDynamicsConfig, TrainTokenizerConfig
 from whale.pretrain.train_dynamics import export, train_dynamics
 from whale.pretrain.train_tokenizer import train_tokenizer
-
-from whale.cli import Task
 
 TASKS = {
     "tokenizer": Task(TrainTokenizerConfig, train_tokenizer),

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.torch import load_file
-from whale.pretrain.config import ExportConfig, TrainDynamicsConfig
 
 from whale.checkpoint import Checkpoint, damage, find_checkpoints, load_weights
 from whale.clips.loader import ClipLoader
@@ -19,6 +18,7 @@ from whale.models.dataset_card import dataset_card
 from whale.models.tokenizer import VideoTokenizer
 from whale.models.world_model import WorldModel, WorldModelConfig
 from whale.objectives.dynamics_loss import DynamicsObjective
+from whale.pretrain.config import ExportConfig, TrainDynamicsConfig
 from whale.progress import say
 from whale.runtime import seed_everything
 

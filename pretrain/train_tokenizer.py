@@ -4,7 +4,6 @@ from itertools import islice
 
 import torch
 from torch import Tensor
-from whale.pretrain.config import TrainTokenizerConfig
 
 from whale.clips.loader import ClipLoader
 from whale.clips.reader import ClipReader
@@ -14,6 +13,7 @@ from whale.export import save_export
 from whale.loop import fit, step_generator
 from whale.models.tokenizer import VideoTokenizer
 from whale.objectives.tokenizer_loss import TokenizerObjective
+from whale.pretrain.config import TrainTokenizerConfig
 from whale.progress import say
 from whale.runtime import seed_everything
 

@@ -125,8 +125,15 @@ class DynamicsObjective(nn.Module):
         model.tokenizer.requires_grad_(False)
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of one batch and figures to log."""
-        return dynamics_loss(self.model, batch, self.config, generator)
+        """Loss of one batch, of tokens or of frames that are tokenized here, and figures to log."""
+        return dynamics_loss(self.model, self._tokenized(batch), self.config, generator)
+
+    def _tokenized(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        if "tokens" in batch:
+            return batch
+        frames_BTHW3 = batch["frames"]
+        tokens_MS = self.model.tokenizer.encode(frames_BTHW3.flatten(0, 1))
+        return {**batch, "tokens": tokens_MS.unflatten(0, frames_BTHW3.shape[:2])}
 
     def after_step(self, generator: torch.Generator) -> dict[str, float]:
         """Everything learns by gradient."""
@@ -139,7 +146,8 @@ class DynamicsObjective(nn.Module):
             device = self.model.dynamics.position_RD.device
             generator = torch.Generator().manual_seed(i)
             quiet = replace(self.config, token_noise=0.0)
-            _, figures = dynamics_loss(self.model, {k: v.to(device) for k, v in batch.items()}, quiet, generator)
+            on_device = self._tokenized({name: value.to(device) for name, value in batch.items()})
+            _, figures = dynamics_loss(self.model, on_device, quiet, generator)
             for name, value in figures.items():
                 totals[name] = totals.get(name, 0.0) + value.item() / len(self._held_out)
         return totals
