@@ -41,8 +41,8 @@ def folder_of(folder: Path, units: list[list[Clip]], max_clips: int = 1000) -> P
                 writer.write(clip)
         write_record(folder, UnitRecord(unit, f"input-{unit}", "settings", writer.shards, {"black": unit}))
     info = units[0][0].info
-    write_manifest(folder, info.dataset, info.tokenizer, len(units))
-    write_stats(folder)
+    manifest = write_manifest(folder, info.dataset, info.tokenizer, len(units))
+    write_stats(folder, manifest)
     return folder
 
 

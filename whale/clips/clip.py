@@ -37,7 +37,7 @@ class ClipInfo:
 
     dataset: str
     episode: str
-    """Identity of the source episode; the split is decided by it."""
+    """Identity of the source episode; the split is decided by the file or recording it was cut from."""
     start: int
     """Index of the clip's first frame in its episode."""
     split: str

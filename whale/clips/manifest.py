@@ -96,8 +96,8 @@ def is_done(folder: Path, unit: int, settings: str) -> bool:
     return all(path.is_file() and path.stat().st_size == size for path, size in paths.items())
 
 
-def write_manifest(folder: Path, dataset: str, tokenizer: str | None, num_units: int) -> Manifest:
-    """Make `manifest.json` from the records of units 0 to num_units - 1."""
+def derive_manifest(folder: Path, dataset: str, tokenizer: str | None, num_units: int) -> Manifest:
+    """The manifest that follows from the records of units 0 to num_units - 1."""
     records = [record for unit in range(num_units) if (record := read_record(folder, unit))]
     if len(records) != num_units:
         raise ValueError(f"{len(records)} records of {num_units} input shards in {folder}")
@@ -110,7 +110,12 @@ def write_manifest(folder: Path, dataset: str, tokenizer: str | None, num_units:
     draft = Manifest(FORMAT_VERSION, kind, dataset, tokenizer, shards, skipped, hash="")
     values = dataclasses.asdict(draft)
     del values["hash"]
-    manifest = dataclasses.replace(draft, hash=hash_of(values))
+    return dataclasses.replace(draft, hash=hash_of(values))
+
+
+def write_manifest(folder: Path, dataset: str, tokenizer: str | None, num_units: int) -> Manifest:
+    """Publish `manifest.json`: last of all, for it says that the folder is complete."""
+    manifest = derive_manifest(folder, dataset, tokenizer, num_units)
     splits = {
         split: {"clips": sum(s.num_clips for s in manifest.of_split(split)),
                 "frames": sum(s.num_frames for s in manifest.of_split(split)),

@@ -9,7 +9,7 @@ import numpy as np
 from whale.clips.clip import Clip
 from whale.clips.codec import decode
 from whale.clips.index import open_index, read_raw
-from whale.clips.manifest import SPLITS, read_manifest
+from whale.clips.manifest import SPLITS, Manifest, read_manifest
 from whale.errors import UserError
 
 _MAX_OPEN_FILES = 128
@@ -21,13 +21,15 @@ class ClipReader:
     Safe to use in forked and in spawned workers: reads keep no file position, and a copy sent to another process opens
     its own files.
 
+    `manifest` is given only while a folder is written, before its manifest is published.
+
     Raises:
         UserError: the folder is no complete folder of clips, has no such split, or a shard is missing or cut off.
     """
 
-    def __init__(self, folder: Path | str, split: str):
+    def __init__(self, folder: Path | str, split: str, manifest: Manifest | None = None):
         self.folder, self.split = Path(folder), split
-        self.manifest = read_manifest(self.folder)
+        self.manifest = manifest or read_manifest(self.folder)
         self.shards = self.manifest.of_split(split)
         if not self.shards:
             raise UserError(f"{self.folder} has no clips in the split {split!r}", f"choose one of {', '.join(SPLITS)}")
@@ -69,6 +71,15 @@ class ClipReader:
         shard = int(np.searchsorted(self._ends, k, side="right"))
         return shard, k - (int(self._ends[shard - 1]) if shard else 0)
 
+    def key(self, k: int) -> int:
+        """The number that is clip k's key."""
+        shard, row = self.locate(k)
+        return int(self._indices[shard]["key"][row])
+
+    def of_shard(self, shard: int) -> range:
+        """The clips in one of `shards`."""
+        return range(int(self._ends[shard]) - self.shards[shard].num_clips, int(self._ends[shard]))
+
     def _descriptor(self, shard: int) -> int:
         if shard not in self._files:
             if len(self._files) == _MAX_OPEN_FILES:
@@ -92,7 +103,7 @@ class ClipReader:
             raise UserError(problem, "run `whale data_prep verify`, then the task that wrote the folder") from None
 
     def __getstate__(self) -> dict:
-        return {"folder": self.folder, "split": self.split}
+        return {"folder": self.folder, "split": self.split, "manifest": self.manifest}
 
     def __setstate__(self, state: dict) -> None:
         self.__init__(**state)  # type: ignore[misc]

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from whale.actions import ActionScale
+from whale.clips.manifest import Manifest
 from whale.clips.reader import ClipReader
 from whale.errors import UserError
 from whale.publish import write_json
@@ -19,13 +20,13 @@ def _summary(values: np.ndarray) -> dict[str, list[float]]:
     return {name: [float(x) for x in column] for name, column in columns.items()}
 
 
-def write_stats(folder: Path) -> None:
-    """Read every train clip of a folder and publish `stats.json`.
+def write_stats(folder: Path, manifest: Manifest) -> None:
+    """Read every train clip of a folder whose manifest is about to be published, and publish `stats.json`.
 
     Raises:
         UserError: no train clip has a known action.
     """
-    reader = ClipReader(folder, "train")
+    reader = ClipReader(folder, "train", manifest)
     actions, rewards = [], []
     for k in range(len(reader)):
         clip = reader.read(k, with_frames=False)

@@ -5,7 +5,6 @@ restart.
 """
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,8 +21,8 @@ MAX_SHARD_BYTES = 1 << 30
 MAX_SHARD_CLIPS = 10_000
 
 
-class _Shard:
-    """One tar being written under its temporary name."""
+class Shard:
+    """One tar being written under its temporary name, until `finish` and `publish`, or `discard`."""
 
     def __init__(self, path: Path, split: str):
         self.path, self.split = path, split
@@ -39,23 +38,27 @@ class _Shard:
         self.num_bytes += len(raw)
 
     def add(self, key: int, clip: Clip) -> None:
+        """Append a clip."""
         raw = to_tar(key_name(key), encode(clip))
         self.rows.append((self.num_bytes, len(raw), clip.num_frames, key))
         self._write(raw)
 
     def finish(self) -> ShardInfo:
+        """End the tar; it keeps its temporary name."""
         self._write(END_OF_TAR)
         self._file.close()
         frames = sum(row[2] for row in self.rows)
         return ShardInfo(self.path.name, self.split, self._sha256.hexdigest(), self.num_bytes, len(self.rows), frames)
 
     def publish(self) -> None:
+        """Give the finished tar its name, and then its index."""
         with publish_file(self.path):
             pass  # written under the temporary name already
         with publish_file(index_path(self.path)) as temporary, temporary.open("wb") as file:
             np.save(file, np.array(self.rows, INDEX_DTYPE), allow_pickle=False)
 
     def discard(self) -> None:
+        """Leave nothing behind."""
         self._file.close()
         temporary_name(self.path).unlink(missing_ok=True)
 
@@ -72,8 +75,8 @@ class ShardWriter:
         self.max_bytes, self.max_clips = max_bytes, max_clips
         self.shards: tuple[ShardInfo, ...] = ()
         self._num_clips = 0
-        self._open: dict[str, _Shard] = {}
-        self._all: list[_Shard] = []
+        self._open: dict[str, Shard] = {}
+        self._all: list[Shard] = []
 
     def write(self, clip: Clip) -> int:
         """Append a clip and return its key: the input shard's number and the clip's count in it."""
@@ -83,7 +86,7 @@ class ShardWriter:
         shard = self._open.get(split)
         if shard is None or shard.num_bytes >= self.max_bytes or len(shard.rows) >= self.max_clips:
             part = sum(other.split == split for other in self._all)
-            shard = self._open[split] = _Shard(self.folder / f"{split}-{self.unit:05d}-{part:03d}.tar", split)
+            shard = self._open[split] = Shard(self.folder / f"{split}-{self.unit:05d}-{part:03d}.tar", split)
             self._all.append(shard)
         key = self.unit * CLIPS_PER_UNIT + self._num_clips
         shard.add(key, clip)
@@ -94,8 +97,10 @@ class ShardWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.shards = tuple(shard.finish() for shard in self._all)
-        each: Callable[[_Shard], None] = _Shard.publish if kind is None else _Shard.discard
+        if kind is not None:
+            for shard in self._all:
+                shard.discard()
+            return
+        self.shards = tuple(shard.finish() for shard in self._all)
         for shard in self._all:
-            each(shard)
+            shard.publish()

@@ -1,0 +1,76 @@
+"""Configurations of the data preparation tasks."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from whale.config import configclass
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+@configclass
+class CollectConfig:
+    """Roll graded policies in the tabletop world and write RLDS."""
+
+    out: Path
+    """Folder that receives `tabletop/<version>`; replaced as a whole."""
+    episodes: Positive
+    """How many episodes; the policies take turns."""
+    steps: Annotated[int, Field(ge=2)] = 36
+    """Frames an episode, the first included."""
+    shards: Positive = 4
+    """TFRecord files to spread the episodes over."""
+    seed: int = 0
+    """Start states and policies' noise."""
+    scene: Literal["standard", "shifted"] = "standard"
+    """`shifted` has another camera and other colours."""
+    policies: tuple[str, ...] | None = None
+    """Names from whale/sim/policies.py; null takes all twelve."""
+
+
+@configclass
+class ConvertConfig:
+    """Turn an RLDS dataset into pixel clips."""
+
+    source: Path
+    """The version folder of a TFDS dataset: the one with `features.json`."""
+    out: Path
+    """Folder of clips to write."""
+    dataset: str | None = None
+    """Name of the registry entry; null takes the dataset's own name."""
+    camera: str = "image_0"
+    """Observation key of the camera."""
+    size_px: Positive = 64
+    """Height and width of the frames; others are resized (Lanczos), not cropped."""
+    clip_frames: Annotated[int, Field(ge=2)] | None = None
+    """Cut episodes into clips of this many frames, one after the other; null keeps episodes whole."""
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Chance of a source recording to be held out; at least one is on each side."""
+    split_seed: int = 0
+    """Another seed holds out other sources."""
+    workers: Positive = 1
+    """Processes that work through input shards; the bytes do not depend on it."""
+
+
+@configclass
+class TokenizeConfig:
+    """Turn pixel clips into token clips."""
+
+    clips: Path
+    """Folder of pixel clips."""
+    tokenizer: Path
+    """Folder of an exported tokenizer."""
+    out: Path
+    """Folder of clips to write."""
+    batch_frames: Positive = 512
+    """Frames encoded at a time; bounds the memory."""
+
+
+@configclass
+class VerifyConfig:
+    """Rehash every shard of a folder and read every clip."""
+
+    clips: Path
+    """Folder of clips, pixels or tokens."""

@@ -1,0 +1,123 @@
+"""Pixel clips to token clips, shard by shard: same names, same keys, same order.
+
+Each pixel shard is worked through on its own and leaves a record, so a restart does only what is missing and gives the
+same bytes.
+"""
+
+import dataclasses
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from whale.clips.clip import FORMAT_VERSION, Clip
+from whale.clips.manifest import (
+    ShardInfo,
+    UnitRecord,
+    hash_of,
+    is_done,
+    read_manifest,
+    write_manifest,
+    write_record,
+)
+from whale.clips.reader import ClipReader
+from whale.clips.writer import Shard
+from whale.data_prep.config import TokenizeConfig
+from whale.data_prep.folder import remove_strangers
+from whale.errors import UserError
+from whale.progress import Progress
+from whale.publish import publish_file
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Tokenizer(Protocol):
+    """What tokenising needs of a tokenizer."""
+
+    fingerprint: str
+    num_codes: int
+
+    def encode(self, frames: "torch.Tensor") -> "torch.Tensor":
+        """Frames uint8 [N, H, W, 3] to codes int64 [N, S]."""
+
+
+def _encode(clips: list[Clip], tokenizer: Tokenizer) -> list[Clip]:
+    """The clips with tokens in place of frames; all their frames go through the tokenizer together."""
+    import torch
+
+    frames = torch.from_numpy(np.concatenate([clip.frames for clip in clips if clip.frames is not None]))
+    tokens = tokenizer.encode(frames).cpu().numpy().astype(np.uint16)
+    parts = np.split(tokens, np.cumsum([clip.num_frames for clip in clips])[:-1])
+    return [
+        dataclasses.replace(
+            clip, frames=None, tokens=part, info=dataclasses.replace(clip.info, tokenizer=tokenizer.fingerprint)
+        )
+        for clip, part in zip(clips, parts, strict=True)
+    ]
+
+
+def _tokenize_shard(reader: ClipReader, number: int, out: Path, tokenizer: Tokenizer, batch_frames: int) -> ShardInfo:
+    info = reader.shards[number]
+    shard = Shard(out / info.name, info.split)
+    try:
+        waiting: list[tuple[int, Clip]] = []
+
+        def flush() -> None:
+            for (key, _), clip in zip(waiting, _encode([clip for _, clip in waiting], tokenizer), strict=True):
+                shard.add(key, clip)
+            waiting.clear()
+
+        for k in reader.of_shard(number):
+            waiting.append((reader.key(k), reader.read(k)))
+            if sum(clip.num_frames for _, clip in waiting) >= batch_frames:
+                flush()
+        if waiting:
+            flush()
+        finished = shard.finish()
+        shard.publish()
+    finally:
+        shard.discard()
+    return finished
+
+
+def tokenize_folder(clips: Path, tokenizer: Tokenizer, out: Path, batch_frames: int) -> None:
+    """Write the token clips of the folder `clips` to `out`.
+
+    Raises:
+        UserError: `clips` does not hold pixels, or the tokenizer's codes do not fit the format.
+    """
+    source = read_manifest(clips)
+    if source.kind != "pixels":
+        raise UserError(f"{clips} holds tokens of tokenizer {source.tokenizer}", "name a folder of pixel clips")
+    if tokenizer.num_codes > np.iinfo(np.uint16).max + 1:
+        problem = f"the tokenizer has {tokenizer.num_codes} codes, clips hold at most 65536"
+        raise UserError(problem, "train a tokenizer with fewer codes")
+    settings = hash_of([FORMAT_VERSION, source.hash, tokenizer.fingerprint, batch_frames])
+    (out / "manifest.json").unlink(missing_ok=True)
+    readers = {split: ClipReader(clips, split) for split in {shard.split for shard in source.shards}}
+    progress = Progress("tokenize", sum(shard.num_frames for shard in source.shards), "frames")
+    numbers = dict.fromkeys(readers, 0)
+    for unit, shard in enumerate(source.shards):
+        number = numbers[shard.split]
+        numbers[shard.split] += 1
+        if not is_done(out, unit, settings):
+            made = _tokenize_shard(readers[shard.split], number, out, tokenizer, batch_frames)
+            write_record(out, UnitRecord(unit, shard.name, settings, (made,), {}))
+        progress.advance(shard.num_frames, shard.name)
+    progress.close()
+    with publish_file(out / "stats.json") as temporary:
+        shutil.copyfile(clips / "stats.json", temporary)
+    manifest = write_manifest(out, source.dataset, tokenizer.fingerprint, len(source.shards))
+    remove_strangers(out, manifest, len(source.shards))
+    total = sum(shard.num_clips for shard in manifest.shards)
+    sys.stdout.write(f"{out}: {total} clips of {source.dataset}, tokenizer {tokenizer.fingerprint[:12]}\n")
+
+
+def tokenize(config: TokenizeConfig) -> None:
+    """The task: load the exported tokenizer and write `config.out`."""
+    from whale.export import load_tokenizer
+
+    tokenize_folder(config.clips, load_tokenizer(config.tokenizer), config.out, config.batch_frames)
