@@ -96,7 +96,10 @@ def test_floats_without_a_dot_are_floats(text):
 def test_scalars_are_those_of_yaml_1_2():
     loaded = load_config(Training, [], ["optimizer.schedule=off", "note=yes", "compiled=true"])
     assert (loaded.optimizer.schedule, loaded.note, loaded.compiled) == ("off", "yes", True)
+    for text in ("2026-01-01", "1:30:00", "on", "~/x", "010 a"):
+        assert load_config(Training, [], [f"note={text}"]).note == text
     assert load_config(Training, [], ["note='3e-4'"]).note == "3e-4"
+    assert load_config(Training, [], ["steps=1_000", "teacher=null"]) == Training(steps=1000)
 
 
 def test_an_override_may_hold_equals_signs_and_structures():

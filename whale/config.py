@@ -29,7 +29,7 @@ def configclass(cls: type[T]) -> type[T]:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads scalars as YAML 1.2 does (3e-4 is a float, off is a string) and refuses a repeated key."""
+    """SafeLoader that refuses a repeated key, and reads scalars as YAML 1.2 does: 3e-4 is a float, off is a string."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -45,14 +45,18 @@ class _Dumper(yaml.SafeDumper):
     """SafeDumper that quotes every string that `_Loader` would read as something else."""
 
 
-_FLOAT_WITHOUT_DOT = re.compile(r"^[-+]?\d[\d_]*[eE][-+]?\d+$")
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+# The scalars of YAML 1.2's core schema, in the order in which they are tried, and underscores between digits.
+_SCALARS = {
+    "null": (r"~|null|", ["~", "n", ""]),
+    "bool": (r"[tT]rue|[fF]alse", [*"tTfF"]),
+    "int": (r"[-+]?(0|[1-9][\d_]*|0x[\da-fA-F]+)", [*"-+0123456789"]),
+    "float": (r"[-+]?((\d[\d_]*\.\d*|\.\d+)([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.inf)|\.nan", [*"-+0123456789."]),
+    "merge": (r"<<", ["<"]),
 }
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^([tT]rue|[fF]alse)$"), list("tTfF"))
-for _class in (_Loader, _Dumper):
-    _class.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT_WITHOUT_DOT, list("-+0123456789"))
+_Loader.yaml_implicit_resolvers = {}
+for _tag, (_pattern, _first) in _SCALARS.items():
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^({_pattern})$"), _first)
 
 
 def _read_yaml(text: str, source: str) -> Any:
