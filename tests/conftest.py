@@ -23,16 +23,19 @@ class WrittenCommand:
         self.words = shlex.split(text, comments=True)
         self.words = self.words[self.words.index("whale") + 1 :]
 
-    def config(self) -> Any:
-        stage, task = self.words[:2]
+    def task(self) -> cli.Task:
+        """The task that it names; fails where there is none."""
+        stage, name = self.words[:2]
         assert stage in cli.TASKS, f"no stage {stage!r}"
         module, tasks = cli.TASKS[stage]
-        assert task in tasks, f"{stage} has no task {task!r}"
-        cls = importlib.import_module(module).TASKS[task].config
-        rest = [word for word in self.words[2:] if word not in ("--print-config", "--help")]
-        overrides = [word for word in rest if "=" in word]
+        assert name in tasks, f"{stage} has no task {name!r}"
+        return importlib.import_module(module).TASKS[name]
+
+    def config(self) -> Any:
+        """What its files and overrides make of the task's configuration; fails where they do not load."""
+        rest = [word for word in self.words[2:] if not word.startswith("-")]
         files = [REPO / word for word in rest if "=" not in word]
-        return config.load_config(cls, files, overrides)
+        return config.load_config(self.task().config, files, [word for word in rest if "=" in word])
 
 
 @pytest.fixture(scope="session")

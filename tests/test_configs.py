@@ -18,7 +18,7 @@ def header_of(name: str) -> str:
         if not line.startswith("#"):
             break
         lines.append(line.removeprefix("#").strip())
-    return re.sub(r"\\\n\s*", " ", "\n".join(lines))
+    return re.sub(r"\s*\\\n\s*", " ", "\n".join(lines))
 
 
 def command_in(header: str, name: str) -> str:
