@@ -1,0 +1,109 @@
+"""Configuration of the evaluation tasks."""
+
+from dataclasses import field
+from pathlib import Path
+
+from whale.config import configclass
+from whale.eval.results import Need
+
+
+@configclass
+class FidelityConfig:
+    """Open-loop fidelity of a world model on held-out episodes."""
+
+    name: str = "fidelity"
+    """Name of the result: `<out>/<name>.json`, with its media in `<out>/<name>/`."""
+    out: Path
+    """Folder of the results."""
+    model: Path
+    """Exported world model."""
+    clips: Path
+    """Folder of pixel clips; clips that start their episode are scored."""
+    split: str = "val"
+    """Split of the clips."""
+    max_episodes: int | None = None
+    """Score at most this many episodes, drawn by the seed; null for all."""
+    min_episodes: int = 2
+    """Refuse to score fewer episodes than this at any horizon."""
+    context_frames: int = 4
+    """Recorded frames that the model is given before it imagines."""
+    horizons: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    """Numbers of imagined frames after which fidelity is measured, ascending."""
+    judge_horizon: int = 8
+    """The horizon, one of `horizons`, of the figures that are held to a need."""
+    batch: int = 64
+    """Episodes imagined at once; it changes speed and memory only."""
+    seed: int = 0
+    """Seed of the drawn episodes, of whose actions are shuffled to whom, and of the bootstrap."""
+    needs: dict[str, Need] = field(default_factory=dict)
+    """Bounds by figure name, each `{at_least: x}` or `{at_most: x}`."""
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say."""
+        if not self.horizons or list(self.horizons) != sorted(set(self.horizons)) or self.horizons[0] < 1:
+            raise ValueError(f"horizons {self.horizons} must be positive and ascending")
+        if self.judge_horizon not in self.horizons:
+            raise ValueError(f"judge_horizon {self.judge_horizon} is not one of the horizons {self.horizons}")
+        if self.context_frames < 1 or self.batch < 1 or self.min_episodes < 2:
+            raise ValueError("context_frames and batch must be at least 1, min_episodes at least 2")
+
+
+@configclass
+class ValueConfig:
+    """Closed-loop value accuracy on the tabletop: graded image policies in the true world and in imagination."""
+
+    name: str = "value"
+    """Name of the result: `<out>/<name>.json`."""
+    out: Path
+    """Folder of the results."""
+    model: Path
+    """Exported world model."""
+    undertrained: Path | None = None
+    """A deliberately weak export; its figures are reported with the suffix `_undertrained`."""
+    clips: Path
+    """Pixel clips whose train split fits the null baseline, a regression on actions alone."""
+    num_starts: int = 16
+    """Start states from which every policy is run."""
+    horizon: int = 32
+    """Steps of a return, undiscounted; nothing is added for what comes after."""
+    context_frames: int = 4
+    """Frames that the model is given: the start state and steps of standing still with the gripper open."""
+    seed: int = 0
+    """Seed of start states and policies (disjoint from the seeds of collected episodes), and of the bootstrap."""
+    needs: dict[str, Need] = field(default_factory=dict)
+    """Bounds by figure name, each `{at_least: x}` or `{at_most: x}`."""
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say."""
+        if self.context_frames < 1 or self.horizon < 1 or self.num_starts < 2:
+            raise ValueError("context_frames and horizon must be at least 1, num_starts at least 2")
+
+
+@configclass
+class FinetuneConfig:
+    """Two fidelity results on the same episodes: adapted from the pretrained model, and trained from scratch."""
+
+    finetuned: Path
+    """Fidelity result of the adapted model."""
+    scratch: Path
+    """Fidelity result of the model trained from scratch on the same demonstrations for as many steps."""
+    need: Need | None = None
+    """Bound of `finetune_psnr_gain_over_scratch`."""
+
+
+@configclass
+class ReportConfig:
+    """Results merged into `results.json` and shown as one HTML page."""
+
+    title: str
+    """Headline of the page."""
+    out: Path
+    """Folder of `results.json`, `report.html` and `picture.png`."""
+    parts: tuple[Path, ...]
+    """Results of the other tasks, whose figures are merged."""
+    finetune: FinetuneConfig | None = None
+    """The comparison of adaptation with training from scratch."""
+    budget: Path | None = None
+    """Timings of the whole pipeline, as `demo.sh` writes them."""
+    seed: int = 0
+    """Seed of the bootstrap."""

@@ -1,0 +1,90 @@
+"""Held-out episodes as arrays, counted as they are left out.
+
+Legend: N episodes, T frames (the context and the longest horizon), H x W pixels.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from whale.clips.clip import Clip
+from whale.clips.reader import ClipReader
+from whale.errors import UserError
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """The first frames of N episodes; an episode shorter than T is padded with its last frame and zero actions."""
+
+    names: list[str]
+    dataset: str
+    control_period_sec: float
+    frames: np.ndarray
+    """uint8 [N, T, H, W, 3]."""
+    actions: np.ndarray
+    """float32 [N, T, 7], physical units; `actions[:, t]` is applied after frame t."""
+    lengths: np.ndarray
+    """int [N]: frames before the padding, each but the last with a known action."""
+    left_out: dict[str, int]
+    """Clips that were not taken, by reason."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def read_episodes(reader: ClipReader, num_frames: int, min_frames: int, limit: int | None, seed: int) -> Episodes:
+    """Draw up to `limit` episodes of at least `min_frames` frames, in an order given by the seed.
+
+    Only clips that start their episode are taken, so that no two windows of one episode are counted as two samples.
+
+    Raises:
+        UserError: the clips are tokens, or of several frame sizes or control periods, or none is long enough.
+    """
+    if reader.manifest.kind != "pixels":
+        raise UserError(f"{reader.folder} holds {reader.manifest.kind}", "give pixel clips: raw frames are scored")
+    left_out = {"starts within an episode": 0, f"shorter than {min_frames} frames": 0, "beyond max_episodes": 0}
+    clips: list[Clip] = []
+    for k in np.random.default_rng([seed, 1]).permutation(len(reader)):
+        if len(clips) == limit:
+            left_out["beyond max_episodes"] = len(reader) - len(clips) - sum(left_out.values())
+            break
+        clip = reader.read(int(k))
+        if clip.info.start > 0:
+            left_out["starts within an episode"] += 1
+        elif _usable_frames(clip) < min_frames:
+            left_out[f"shorter than {min_frames} frames"] += 1
+        else:
+            clips.append(clip)
+    if not clips:
+        raise UserError(
+            f"{reader.folder}, split {reader.split!r}, has no episode of {min_frames} frames to score: {left_out}",
+            "lower context_frames or horizons, or convert with longer clips",
+        )
+    return _stack(clips, num_frames, left_out)
+
+
+def _usable_frames(clip: Clip) -> int:
+    """Frames up to the first step whose action is not known, which still has its frame."""
+    unknown = np.flatnonzero(~clip.action_known)
+    return min(clip.num_frames, int(unknown[0]) + 1) if len(unknown) else clip.num_frames
+
+
+def _stack(clips: list[Clip], num_frames: int, left_out: dict[str, int]) -> Episodes:
+    first = clips[0]
+    assert first.frames is not None
+    same = (first.frames.shape[1:], first.info.control_period_sec)
+    frames = np.empty((len(clips), num_frames, *first.frames.shape[1:]), np.uint8)
+    actions = np.zeros((len(clips), num_frames, first.actions.shape[1]), np.float32)
+    lengths = np.array([min(num_frames, _usable_frames(clip)) for clip in clips])
+    for i, (clip, length) in enumerate(zip(clips, lengths, strict=True)):
+        assert clip.frames is not None
+        if (clip.frames.shape[1:], clip.info.control_period_sec) != same:
+            raise UserError(
+                f"episode {clip.info.episode} has another frame size or control period than {first.info.episode}",
+                "convert to one size and score one control period at a time",
+            )
+        frames[i, :length], frames[i, length:] = clip.frames[:length], clip.frames[length - 1]
+        actions[i, : length - 1] = clip.actions[: length - 1]
+        actions[i, length - 1] = clip.actions[length - 1] if clip.action_known[length - 1] else 0.0
+    names = [clip.info.episode for clip in clips]
+    return Episodes(names, first.info.dataset, first.info.control_period_sec, frames, actions, lengths, left_out)

@@ -1,0 +1,194 @@
+"""Open-loop fidelity: imagined frames against recorded ones, beside what they must be compared with.
+
+From an episode's start the model is given C context frames and the recorded actions. `model` is what it imagines,
+`copy` the last context frame repeated, `ceiling` the recorded frame through the tokenizer, `shuffled` what the model
+imagines with the actions of another episode. All are scored on raw frames.
+
+Legend: N episodes, K horizons, T frames, S tokens a frame. An entry of an array [N, K] is NaN where the episode is too
+short for the horizon.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from whale.errors import UserError
+from whale.eval.config import FidelityConfig
+from whale.eval.episodes import Episodes
+from whale.eval.results import Figure
+from whale.metrics.frames import psnr, ssim, token_accuracy, token_flips
+from whale.metrics.intervals import bootstrap_interval, mean_interval
+from whale.progress import Progress
+
+if TYPE_CHECKING:
+    from whale.models.world_model import WorldModel
+    from whale.rollout import Imagination
+
+    Imagine = Callable[..., Imagination]
+    """`Imagination` with the model filled in."""
+
+SERIES = ("model", "ceiling", "copy", "shuffled")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What was measured, per episode."""
+
+    psnr: dict[str, np.ndarray]
+    """Series -> float [N, K], dB."""
+    ssim: dict[str, np.ndarray]
+    """Series -> float [N, K]."""
+    token_accuracy: dict[str, np.ndarray]
+    """`model` and `copy` (the last context frame's tokens repeated) -> float [N, K]."""
+    flips: np.ndarray
+    """int [N, 2]: flipped tokens, and still patches they were counted on."""
+    imagined_tokens: np.ndarray
+    """int [N, T, S]: tokens of the context, then the imagined ones."""
+
+
+def donors(num_episodes: int, seed: int) -> np.ndarray:
+    """Whose actions each episode is given: a random cycle through all episodes, so that none keeps its own."""
+    order = np.random.default_rng([seed, 2]).permutation(num_episodes)
+    donor = np.empty(num_episodes, int)
+    donor[order] = np.roll(order, 1)
+    return donor
+
+
+def measure(
+    model: "WorldModel", imagine: "Imagine", episodes: Episodes, config: FidelityConfig
+) -> Scores:
+    """Score the model on the episodes; `imagine` is `Imagination` with the model filled in.
+
+    Raises:
+        UserError: fewer than `min_episodes` episodes reach a horizon.
+    """
+    reaches = episodes.lengths[:, None] >= config.context_frames + np.array(config.horizons)[None]  # [N, K]
+    for count, horizon in zip(reaches.sum(0), config.horizons, strict=True):
+        if count < config.min_episodes:
+            raise UserError(
+                f"{count} episodes reach horizon {horizon}, min_episodes asks for {config.min_episodes}",
+                "give more or longer episodes, or lower horizons or min_episodes",
+            )
+    donor = donors(len(episodes), config.seed)
+    progress = Progress("fidelity", len(episodes), "episodes")
+    parts = []
+    for start in range(0, len(episodes), config.batch):
+        chosen = np.arange(start, min(start + config.batch, len(episodes)))
+        parts.append(_measure_batch(model, imagine, episodes, chosen, donor[chosen], config))
+        progress.advance(len(chosen))
+    progress.close()
+    return _mask(_concatenate(parts), reaches, reaches & reaches[donor])
+
+
+def _measure_batch(
+    model: "WorldModel",
+    imagine: "Imagine",
+    episodes: Episodes,
+    chosen: np.ndarray,
+    donor: np.ndarray,
+    config: FidelityConfig,
+) -> Scores:
+    context, at = config.context_frames, config.context_frames - 1 + np.array(config.horizons)
+    frames, actions = episodes.frames[chosen], episodes.actions[chosen]
+    shuffled_actions = actions.copy()
+    shuffled_actions[:, context - 1 :] = episodes.actions[donor, context - 1 :]
+    tokens = np.stack([model.encode(episode) for episode in frames])
+
+    imagined, imagined_tokens = _imagine(imagine, episodes, frames, actions, config)
+    shown = {
+        "model": imagined,
+        "copy": np.repeat(frames[:, context - 1, None], len(at), 1),
+        "ceiling": np.concatenate([model.decode(episode[None])[:, at] for episode in tokens]),
+        "shuffled": _imagine(imagine, episodes, frames, shuffled_actions, config)[0],
+    }
+    guesses = {"model": imagined_tokens[:, at - context], "copy": tokens[:, context - 1, None]}
+    flips = [token_flips(frames[i, :n], tokens[i, :n]) for i, n in enumerate(episodes.lengths[chosen])]
+    return Scores(
+        psnr={name: psnr(shown[name], frames[:, at]) for name in SERIES},
+        ssim={name: ssim(shown[name], frames[:, at]) for name in SERIES},
+        token_accuracy={name: token_accuracy(guess, tokens[:, at]) for name, guess in guesses.items()},
+        flips=np.array(flips),
+        imagined_tokens=np.concatenate([tokens[:, :context], imagined_tokens], 1),
+    )
+
+
+def _imagine(
+    imagine: "Imagine", episodes: Episodes, frames: np.ndarray, actions: np.ndarray, config: FidelityConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Roll out with the given actions: frames at the horizons uint8 [B, K, H, W, 3], tokens of all steps [B, h, S]."""
+    context = config.context_frames
+    imagination = imagine(
+        context_frames=frames[:, :context],
+        context_actions=actions[:, : context - 1],
+        dataset=episodes.dataset,
+        control_period_sec=episodes.control_period_sec,
+    )
+    shown, tokens = [], []
+    for horizon in range(1, config.horizons[-1] + 1):
+        step = imagination.step(actions[:, context - 2 + horizon])
+        tokens.append(step.tokens)
+        if horizon in config.horizons:  # decoding is dear: only the frames that are scored
+            shown.append(imagination.frame())
+    return np.stack(shown, 1), np.stack(tokens, 1)
+
+
+def _concatenate(parts: list[Scores]) -> Scores:
+    def joined(field: str) -> dict[str, np.ndarray]:
+        names = getattr(parts[0], field)
+        return {name: np.concatenate([getattr(part, field)[name] for part in parts]) for name in names}
+
+    return Scores(
+        psnr=joined("psnr"),
+        ssim=joined("ssim"),
+        token_accuracy=joined("token_accuracy"),
+        flips=np.concatenate([part.flips for part in parts]),
+        imagined_tokens=np.concatenate([part.imagined_tokens for part in parts]),
+    )
+
+
+def _mask(scores: Scores, reaches: np.ndarray, both_reach: np.ndarray) -> Scores:
+    """NaN where an episode (or, for shuffled actions, the one that lends them) does not reach the horizon."""
+    for by_name in (scores.psnr, scores.ssim, scores.token_accuracy):
+        for name, values in by_name.items():
+            values[~(both_reach if name == "shuffled" else reaches)] = np.nan
+    return scores
+
+
+def figures(scores: Scores, config: FidelityConfig) -> list[Figure]:
+    """The figures of a fidelity result; intervals resample episodes."""
+    h, k = config.judge_horizon, config.horizons.index(config.judge_horizon)
+    p = {name: values[:, k] for name, values in scores.psnr.items()}
+    found = [
+        mean_figure(f"psnr_gain_over_copy_h{h}", p["model"] - p["copy"], "dB", config.seed),
+        mean_figure(f"psnr_below_ceiling_h{h}", p["ceiling"] - p["model"], "dB", config.seed),
+        mean_figure("action_following_psnr", p["model"] - p["shuffled"], "dB", config.seed),
+    ]
+    flips = scores.flips
+    if flips[:, 1].sum():  # a noisy camera leaves no patch still, and then there is no such figure
+        def rate(drawn: np.ndarray) -> float:
+            return flips[drawn, 0].sum() / max(flips[drawn, 1].sum(), 1)
+
+        everyone = np.arange(len(flips))
+        interval = bootstrap_interval(rate, len(flips), config.seed)
+        found.append(Figure("token_flip_rate", float(rate(everyone)), *interval, "share", len(flips)))
+    for index, horizon in enumerate(config.horizons):
+        found.append(mean_figure(f"psnr_h{horizon}", scores.psnr["model"][:, index], "dB", config.seed))
+        found.append(mean_figure(f"ssim_h{horizon}", scores.ssim["model"][:, index], "", config.seed))
+    found.append(mean_figure(f"token_accuracy_h{h}", scores.token_accuracy["model"][:, k], "share", config.seed))
+    found.append(mean_figure(f"token_accuracy_copy_h{h}", scores.token_accuracy["copy"][:, k], "share", config.seed))
+    return found
+
+
+def mean_figure(name: str, values: np.ndarray, unit: str, seed: int) -> Figure:
+    """The mean over episodes, float [N]; NaN marks an episode that is left out."""
+    values = values[~np.isnan(values)]
+    return Figure(name, float(values.mean()), *mean_interval(values, seed), unit, len(values))
+
+
+def curve(values: np.ndarray, seed: int) -> dict[str, list[float]]:
+    """Mean, 95 % interval and count per horizon, from float [N, K]."""
+    points = [mean_figure("", values[:, k], "", seed) for k in range(values.shape[1])]
+    return {key: [getattr(point, attribute) for point in points]
+            for key, attribute in (("mean", "value"), ("low", "low"), ("high", "high"), ("n", "n"))}  # fmt: skip

@@ -1,0 +1,122 @@
+"""The evaluation tasks: what `whale eval <task>` runs."""
+
+import functools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from whale.cli import Task
+from whale.clips.reader import ClipReader
+from whale.eval import fidelity, value
+from whale.eval.config import FidelityConfig, ReportConfig, ValueConfig
+from whale.eval.episodes import read_episodes
+from whale.eval.media import publish_media
+from whale.eval.merge import merge
+from whale.eval.report import write_report
+from whale.eval.results import Figure, hold_to, rounded, table, write_part
+from whale.metrics.frames import PSNR_CAP_DB
+from whale.sim.policies import SKILLS
+
+if TYPE_CHECKING:
+    from whale.models.world_model import WorldModel
+
+
+def _load(folder: Path) -> "WorldModel":
+    from whale.models.world_model import WorldModel
+
+    return WorldModel.from_pretrained(folder)
+
+
+def _identity(model: "WorldModel", reader: ClipReader) -> dict[str, Any]:
+    return {
+        "checkpoint_hash": model.checkpoint_hash,
+        "tokenizer_fingerprint": model.tokenizer.fingerprint,
+        "data_manifest_hash": reader.manifest.hash,
+    }
+
+
+def run_fidelity(config: FidelityConfig) -> None:
+    """Score imagined frames against recorded ones; writes `<out>/<name>.json` and `<out>/<name>/`."""
+    from whale.rollout import Imagination
+
+    reader = ClipReader(config.clips, config.split)
+    longest, shortest = (config.context_frames + config.horizons[i] for i in (-1, 0))
+    episodes = read_episodes(reader, longest, shortest, config.max_episodes, config.seed)
+    model = _load(config.model)
+    scores = fidelity.measure(model, functools.partial(Imagination, model), episodes, config)
+    found = hold_to(fidelity.figures(scores, config), config.needs)
+    content = _identity(model, reader) | {
+        "dataset": episodes.dataset,
+        "control_period_sec": episodes.control_period_sec,
+        "seeds": {"seed": config.seed},
+        "samples": {"episodes": len(episodes), "left_out": episodes.left_out},
+        "psnr_cap_db": PSNR_CAP_DB,
+        "curves": {
+            "horizons": list(config.horizons),
+            "psnr": {name: fidelity.curve(values, config.seed) for name, values in scores.psnr.items()},
+            "ssim": {name: fidelity.curve(values, config.seed) for name, values in scores.ssim.items()},
+            "token_accuracy": {
+                name: fidelity.curve(values, config.seed) for name, values in scores.token_accuracy.items()
+            },
+        },
+        "per_episode": {"episodes": episodes.names, "psnr": {n: rounded(v) for n, v in scores.psnr.items()}},
+        "media": publish_media(model, episodes, scores, config),
+    }
+    _tell(found, write_part("fidelity", config, found, content))
+
+
+def run_value(config: ValueConfig) -> None:
+    """Score imagined returns of policies against their true returns; writes `<out>/<name>.json`."""
+    from whale.rollout import Imagination
+
+    reader = ClipReader(config.clips, "train")
+    model = _load(config.model)
+    weak = _load(config.undertrained) if config.undertrained else None
+    predict, num_fitted = value.fit_actions_only(reader, config.horizon)
+    truth = value.run_truth(config)
+    returns = {"model": value.run_imagined(functools.partial(Imagination, model), truth, config, "value")}
+    found = value.figures(truth.returns, returns["model"], config.seed)
+    returns["actions_only"] = predict(truth.actions)
+    found += value.figures(truth.returns, returns["actions_only"], config.seed, "_actions_only")[:1]
+    if weak:
+        imagine = functools.partial(Imagination, weak)
+        returns["undertrained"] = value.run_imagined(imagine, truth, config, "value, undertrained")
+        found += value.figures(truth.returns, returns["undertrained"], config.seed, "_undertrained")
+    found = hold_to(found, config.needs)
+    content = _identity(model, reader) | {
+        "dataset": value.DATASET,
+        "undertrained_checkpoint_hash": weak.checkpoint_hash if weak else None,
+        "seeds": {"seed": config.seed, "starts": truth.start_seeds.tolist()},
+        "samples": {"policies": len(SKILLS), "starts": config.num_starts, "actions_only_fitted_on": num_fitted},
+        "policies": list(SKILLS),
+        "success": rounded(truth.success.mean(1)),
+        "returns": {"true": rounded(truth.returns)} | {name: rounded(values) for name, values in returns.items()},
+    }
+    _tell(found, write_part("value", config, found, content))
+
+
+def run_report(config: ReportConfig) -> None:
+    """Merge results into `results.json`, make `report.html` and `picture.png` of it, and print the verdict.
+
+    Raises:
+        SystemExit: code 1, after everything is written, when a figure does not meet its need.
+    """
+    figures = merge(config)
+    page = write_report(config.out)
+    _tell(figures, page)
+    if any(figure.holds is False for figure in figures):
+        raise SystemExit(1)
+
+
+def _tell(figures: Sequence[Figure], path: Path) -> None:
+    """Print the verdict table and where the rest is."""
+    sys.stdout.write("\n".join([*table(figures), "", f"{path}", ""]))
+    sys.stdout.flush()
+
+
+TASKS = {
+    "fidelity": Task(FidelityConfig, run_fidelity),
+    "value": Task(ValueConfig, run_value),
+    "report": Task(ReportConfig, run_report),
+}
