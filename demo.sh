@@ -25,12 +25,13 @@ stage whale pretrain tokenizer configs/pretrain/tabletop_tokenizer.yaml
 stage whale data_prep tokenize configs/data_prep/tabletop_tokenize.yaml
 stage whale data_prep verify configs/data_prep/tabletop_verify.yaml
 stage whale pretrain dynamics configs/pretrain/tabletop_dynamics.yaml
+stage whale pretrain export configs/pretrain/tabletop_export_early.yaml
 stage whale data_prep collect configs/data_prep/shifted_collect.yaml
 stage whale data_prep convert configs/data_prep/shifted_convert.yaml
 stage whale finetune world_model configs/finetune/shifted.yaml
-stage whale finetune world_model configs/finetune/shifted.yaml from_scratch=true name=scratch
+stage whale finetune world_model configs/finetune/shifted.yaml configs/finetune/shifted_scratch.yaml
 stage whale eval fidelity configs/eval/tabletop_fidelity.yaml
 stage whale eval value configs/eval/tabletop_value.yaml
 stage whale eval fidelity configs/eval/shifted_fidelity.yaml
-stage whale eval fidelity configs/eval/shifted_fidelity.yaml name=scratch
+stage whale eval fidelity configs/eval/shifted_fidelity.yaml name=scratch model=runs/demo/scratch/export
 stage whale eval report configs/eval/tabletop_report.yaml

@@ -50,6 +50,8 @@ class Training:
     steps: int = 10
     compiled: bool = False
     note: str = ""
+    start: Source | Path | None = None
+    limits: dict[str, Source] = dataclasses.field(default_factory=dict)
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -143,6 +145,18 @@ def test_all_errors_come_at_once(tmp_path):
         assert part in str(caught.value)
 
 
+def test_the_path_of_an_error_in_a_union_or_a_dict_is_that_of_the_file():
+    assert "\n  - start.wieght: unknown key; did you mean 'weight'?\n" in problem_of("start={name: x, wieght: 2}")
+    assert "1 error(s)" in problem_of("start={name: x, wieght: 2}")
+    assert "start: " in problem_of("start=5") and "Source." not in problem_of("start=5")
+    assert "limits.low.nam: unknown key; did you mean 'name'?" in problem_of("limits={low: {name: x, nam: y}}")
+
+
+def test_a_union_takes_each_of_its_members():
+    for text, value in (("{name: x}", Source(name="x")), ("a/b", Path("a/b")), ("null", None)):
+        assert load_config(Training, [], [f"start={text}"]).start == value
+
+
 def test_a_rule_of_a_dataclass_is_reported_under_its_path():
     assert "optimizer: learning_rate must be positive" in problem_of("optimizer.learning_rate=-1")
 
@@ -195,6 +209,8 @@ trainings = st.builds(
     steps=st.integers(),
     compiled=st.booleans(),
     note=st.text() | st.sampled_from(tricky_strings),
+    start=st.none() | sources | st.sampled_from([Path("null"), Path("3")]),
+    limits=st.dictionaries(st.text() | st.sampled_from(tricky_strings), sources, max_size=2),
 )
 
 

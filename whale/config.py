@@ -80,33 +80,55 @@ def _nested(dotted: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def _known_keys(cls: Any, path: Sequence[str | int]) -> list[str]:
-    """Field names of the dataclass that `path` (without its last key) leads to."""
-    for key in path[:-1]:
-        hints = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
-        cls = hints.get(str(key), cls)
-        while typing.get_origin(cls) in (typing.Union, types.UnionType, tuple, list, dict):
-            inner = [a for a in typing.get_args(cls) if dataclasses.is_dataclass(a)]
-            if not inner:
-                return []
-            cls = inner[0]
-    return [f.name for f in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+def _members(hint: Any) -> list[Any]:
+    """What a union may hold besides None; of another type, itself."""
+    if typing.get_origin(hint) not in (typing.Union, types.UnionType):
+        return [hint]
+    return [member for member in typing.get_args(hint) if member is not type(None)]
+
+
+def _locate(cls: type, location: Sequence[str | int]) -> tuple[list[str | int], list[str], bool]:
+    """Where in the file an error of pydantic's lies.
+
+    Returns its path, the keys known beside its last one, and whether it says that a member of a union did not fit.
+    """
+    path: list[str | int] = []
+    here: Any = cls
+    known: list[str] = []
+    misfit = False
+    for key in location:
+        members = _members(here)
+        if len(members) > 1:  # here pydantic names the member that it tried
+            here = next((member for member in members if getattr(member, "__name__", None) == key), None)
+            misfit = True
+            continue
+        inner, is_fields = members[0], dataclasses.is_dataclass(members[0])
+        known = [field.name for field in dataclasses.fields(inner)] if is_fields else []
+        if is_fields:
+            here = typing.get_type_hints(inner).get(str(key))
+        else:  # the element of a list, tuple or dict
+            here = next((arg for arg in typing.get_args(inner) if dataclasses.is_dataclass(arg)), None)
+        path.append(key)
+        misfit = False
+    return path, known, misfit
 
 
 def _explain(cls: type, error: ValidationError) -> list[str]:
+    located = [(*_locate(cls, item["loc"]), item) for item in error.errors()]
     lines = []
-    for item in error.errors():
-        location = [key for key in item["loc"] if not (isinstance(key, str) and key.endswith("]"))]
-        path = ".".join(map(str, location)) or "(the whole file)"
+    for path, known, misfit, item in located:
+        if misfit and any(other[: len(path)] == path and len(other) > len(path) for other, *_ in located):
+            continue  # another member of the union fits, but for the errors listed with their own paths
+        where = ".".join(map(str, path)) or "(the whole file)"
         if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-            near = difflib.get_close_matches(str(location[-1]), _known_keys(cls, location), 1)
-            lines.append(f"{path}: unknown key" + (f"; did you mean {near[0]!r}?" if near else ""))
+            near = difflib.get_close_matches(str(path[-1]), known, 1)
+            lines.append(f"{where}: unknown key" + (f"; did you mean {near[0]!r}?" if near else ""))
         elif item["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
-            lines.append(f"{path}: required, but not given")
+            lines.append(f"{where}: required, but not given")
         elif item["type"] == "value_error":  # raised by a __post_init__
-            lines.append(f"{path}: {item['ctx']['error']}")
+            lines.append(f"{where}: {item['ctx']['error']}")
         else:
-            lines.append(f"{path}: {item['msg']} (got {item['input']!r})")
+            lines.append(f"{where}: {item['msg']} (got {item['input']!r})")
     return lines
 
 
@@ -115,9 +137,9 @@ def build_config(cls: type[T], values: dict[str, Any], source: str) -> T:
     try:
         return TypeAdapter(cls).validate_python(values)
     except ValidationError as error:
-        lines = "\n".join(f"  - {line}" for line in _explain(cls, error))
+        lines = _explain(cls, error)
         raise UserError(
-            f"the configuration ({source}) has {error.error_count()} error(s):\n{lines}",
+            "\n  - ".join([f"the configuration ({source}) has {len(lines)} error(s):", *lines]),
             "correct the keys above; `whale <stage> <task> --help` lists every key with its meaning",
         ) from None
 
