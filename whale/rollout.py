@@ -87,7 +87,7 @@ class Imagination:
                 f"actions are {actions.dtype} {actions.shape}, with finite values: {bool(np.isfinite(actions).all())}",
                 f"give finite canonical actions of shape {(len(self._tokens_BS), 7)}",
             )
-        scaled_B1A = torch.from_numpy(self._scale.scale(actions)).to(self._device)[:, None]
+        scaled_B1A = torch.from_numpy(self._scale.scale(actions)).to(self.model.dynamics.position_RD)[:, None]
         mask_B1A = constant["actuated"].expand_as(scaled_B1A)
         feature_B1F = model.to_features(
             scaled_B1A * mask_B1A, mask_B1A, constant["action_status"], constant["action_type"]

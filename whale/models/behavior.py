@@ -73,7 +73,7 @@ class Behavior(nn.Module):
         self.config = config
         self.summary = FrameSummary(code_dim, tokens_per_frame, config)
         self.action_in = nn.Linear(action_features, config.width)
-        self.prior = SpatialTemporalTransformer(config.width, config.heads, config.depth, band)
+        self.prior = SpatialTemporalTransformer(config.width, config.heads, config.depth, band, has_space=False)
         # Frames take the place of positions: attention "inside a frame" sees the whole segment, both ways.
         self.posterior = SpatialTemporalTransformer(config.width, config.heads, config.depth, band, temporal_depth=0)
         self.prior_out = nn.Linear(config.width, 2 * config.dim)

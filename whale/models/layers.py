@@ -110,12 +110,14 @@ class FrameCache:
 class SpatialTemporalBlock(nn.Module):
     """Attention inside each frame, causal banded attention at each position over frames, then a feed-forward layer.
 
-    A frame costs O(S^2 + S W). `band=None` leaves the temporal half out.
+    A frame costs O(S^2 + S W). `band=None` leaves the temporal half out, `has_space=False` the spatial half.
     """
 
-    def __init__(self, width: int, heads: int, band: int | None):
+    def __init__(self, width: int, heads: int, band: int | None, has_space: bool = True):
         super().__init__()
-        self.norm_spatial, self.spatial = RMSNorm(width), Attention(width, heads)
+        if has_space:
+            self.norm_spatial, self.spatial = RMSNorm(width), Attention(width, heads)
+        self.has_space = has_space
         if band is not None:
             self.norm_temporal, self.temporal = RMSNorm(width), Attention(width, heads, band)
         self.has_time = band is not None
@@ -124,8 +126,9 @@ class SpatialTemporalBlock(nn.Module):
     def forward(self, x_BTSD: Tensor, start: int = 0, cache: FrameCache | None = None) -> Tensor:
         """[B, T, S, D] -> [B, T, S, D]."""
         batch, frames, tokens, _ = x_BTSD.shape
-        spatial = self.spatial(self.norm_spatial(x_BTSD).flatten(0, 1))
-        x_BTSD = x_BTSD + spatial.unflatten(0, (batch, frames))
+        if self.has_space:
+            spatial = self.spatial(self.norm_spatial(x_BTSD).flatten(0, 1))
+            x_BTSD = x_BTSD + spatial.unflatten(0, (batch, frames))
         if self.has_time:
             x_MTD = self.norm_temporal(x_BTSD).transpose(1, 2).flatten(0, 1)
             temporal = self.temporal(x_MTD, start, cache)

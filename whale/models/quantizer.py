@@ -76,6 +76,16 @@ class VectorQuantizer(nn.Module):
         which = which_V.nonzero()[: len(vectors), 0]
         self.codebook_VC[which], self.sum_VC[which], self.usage_V[which] = vectors, vectors, 1.0
 
+    def _seed(self, x_MC: Tensor, generator: torch.Generator) -> None:
+        """Starting codes in eight rounds, each drawn by distance to the codes before (Bahmani et al., 2012)."""
+        rounds = torch.arange(self.config.num_codes).chunk(8)
+        first = torch.randint(len(x_MC), (len(rounds[0]),), generator=generator)
+        self.codebook_VC.copy_(x_MC[first[0]])  # codes not drawn yet coincide with the first
+        self.codebook_VC[rounds[0]] = x_MC[first]
+        for codes in rounds[1:]:
+            nearest_MC = self.codebook_VC[self.nearest(x_MC)]
+            self.codebook_VC[codes] = _far_vectors(x_MC, nearest_MC, len(codes), generator)
+
     @torch.no_grad()
     def fit(self, x_MC: Tensor, weight_M: Tensor, generator: torch.Generator, iterations: int = 12) -> None:
         """k-means from vectors drawn by `weight_M`: the start of training.
@@ -84,8 +94,7 @@ class VectorQuantizer(nn.Module):
         """
         draw = torch.multinomial(weight_M, min(len(x_MC), 40 * self.config.num_codes), generator=generator)
         x_MC = x_MC[draw]
-        start = torch.randperm(len(x_MC), generator=generator)[: self.config.num_codes]
-        self.codebook_VC[: len(start)] = x_MC[start]
+        self._seed(x_MC, generator)
         for _ in range(iterations):
             token_M = self.nearest(x_MC)
             count_V = torch.bincount(token_M, minlength=self.config.num_codes)

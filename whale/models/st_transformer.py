@@ -6,13 +6,18 @@ from whale.models.layers import FrameCache, RMSNorm, SpatialTemporalBlock
 
 
 class SpatialTemporalTransformer(nn.Module):
-    """`depth` blocks on [B, T, S, D]; the first `temporal_depth` of them (all by default) look back in time."""
+    """`depth` blocks on [B, T, S, D]; the first `temporal_depth` of them (all by default) look back in time.
 
-    def __init__(self, width: int, heads: int, depth: int, band: int, temporal_depth: int | None = None):
+    `has_space=False` leaves out attention inside a frame, for streams of one vector a frame.
+    """
+
+    def __init__(
+        self, width: int, heads: int, depth: int, band: int, temporal_depth: int | None = None, has_space: bool = True
+    ):
         super().__init__()
         timed = depth if temporal_depth is None else temporal_depth
         self.blocks = nn.ModuleList(
-            SpatialTemporalBlock(width, heads, band if i < timed else None) for i in range(depth)
+            SpatialTemporalBlock(width, heads, band if i < timed else None, has_space) for i in range(depth)
         )
         self.norm = RMSNorm(width)
 

@@ -119,12 +119,13 @@ class WorldModel(nn.Module):
 
     def action_inputs(self, dataset: str, num: int, control_period_sec: float) -> dict[str, Tensor]:
         """The constant entries of a batch of `num` clips of one dataset, for imagination."""
-        card, device = self.config.datasets[dataset], self.dynamics.position_RD.device
+        card, weight = self.config.datasets[dataset], self.dynamics.position_RD
+        device, dtype = weight.device, weight.dtype
         kinds = [kind.value for kind in ActionType]
         return {
             "action_status": torch.tensor(card.action_status, device=device).expand(num, -1),
             "action_type": torch.full((num,), kinds.index(card.action_type), device=device),
-            "control_period_sec": torch.full((num,), control_period_sec, device=device),
+            "control_period_sec": torch.full((num,), control_period_sec, device=device, dtype=dtype),
             "embodiment": torch.full((num,), list(self.scales).index(dataset), device=device),
             "actuated": torch.tensor([s == ActionStatus.ACTUATED for s in card.action_status], device=device),
         }

@@ -1,0 +1,97 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from whale.models.quantizer import QuantizerConfig
+from whale.models.tokenizer import TokenizerConfig, VideoTokenizer
+
+CONFIG = TokenizerConfig(
+    image_px=16, patch_px=4, quantizer=QuantizerConfig(num_codes=32, dim=12), width=16, heads=2, decoder_frames=3
+)
+
+
+def make(seed=0):
+    torch.manual_seed(seed)
+    tokenizer = VideoTokenizer(CONFIG)
+    for parameter in tokenizer.parameters():
+        parameter.data = 0.3 * torch.randn(parameter.shape)
+    return tokenizer.eval()
+
+
+def frames(*shape, seed=0):
+    return torch.randint(256, (*shape, 16, 16, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=20, deadline=None)
+def test_patches_round_trip_exactly(seed):
+    tokenizer, x = make(), frames(2, seed=seed)
+    patches = tokenizer.patchify(x)
+    assert patches.shape == (2, 16, 48) and patches.min() >= -1 and patches.max() <= 1
+    assert torch.equal(tokenizer.unpatchify(patches).round().to(torch.uint8), x)
+
+
+def test_token_is_a_function_of_its_patch_alone():
+    tokenizer, x = make(), frames(1)
+    changed = x.clone()
+    changed[0, :4, 4:8] = 255 - changed[0, :4, 4:8]  # the second patch of the first row
+    before, after = tokenizer.encode(x), tokenizer.encode(changed)
+    assert (before != after).nonzero()[:, 1].tolist() in ([], [1])
+    both = tokenizer.encode(torch.cat([x, changed]))
+    assert torch.equal(both, torch.cat([before, after]))
+
+
+def test_streaming_decode_equals_whole_clip_decode():
+    tokenizer = make().double()
+    tokens = torch.randint(32, (2, 7, 16))
+    codes = tokenizer.quantizer.codebook_VC[tokens]
+    whole = tokenizer.decode_codes(codes)
+    cache = tokenizer.decoder.new_cache()
+    parts = [tokenizer.decode_codes(codes[:, t : t + 1], t, cache) for t in range(7)]
+    torch.testing.assert_close(torch.cat(parts, 1), whole)
+
+
+def test_any_frame_needs_its_last_token_frames_only():
+    tokenizer = make().double()
+    tokens = torch.randint(32, (1, 8, 16))
+    codes = tokenizer.quantizer.codebook_VC[tokens]
+    whole = tokenizer.decode_codes(codes)[:, 6]
+    # Positions are relative, so the window may start anywhere; rotary angles are computed in fp32.
+    torch.testing.assert_close(tokenizer.decode_codes(codes[:, 4:7])[:, -1], whole, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(tokenizer.decode_codes(codes[:, 5:7])[:, -1], whole, atol=1e-3)
+
+
+def test_initialise_reconstructs_few_distinct_patches_exactly():
+    generator = torch.Generator().manual_seed(0)
+    tiles = torch.randint(256, (20, 4, 4, 3), generator=generator, dtype=torch.uint8)
+    choice = torch.randint(20, (30, 4, 4), generator=generator)
+    x = tiles[choice].transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    torch.manual_seed(0)
+    wide = TokenizerConfig(
+        image_px=16, patch_px=4, quantizer=QuantizerConfig(num_codes=32, dim=24), width=16, heads=2, decoder_frames=3
+    )
+    tokenizer = VideoTokenizer(wide)
+    tokenizer.initialise(x, torch.ones(30, 16), generator)
+    tokens = tokenizer.encode(x)
+    error = tokenizer.decode(tokens[:, None])[:, 0].float() - x.float()
+    assert error.abs().max() < 3
+    assert len(torch.unique(tokens)) == 20
+
+
+def test_fingerprint_names_the_token_language():
+    tokenizer = make()
+    before = tokenizer.fingerprint
+    with torch.no_grad():
+        tokenizer.code_to_patch.weight += 1  # the decoder does not change tokens
+    assert tokenizer.fingerprint == before == make().fingerprint
+    with torch.no_grad():
+        tokenizer.quantizer.codebook_VC[3] += 1
+    assert tokenizer.fingerprint != before
+
+
+def test_frames_of_another_size_are_refused():
+    with pytest.raises(ValueError, match="16 px"):
+        make().encode(torch.zeros(1, 32, 32, 3, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="not a multiple"):
+        TokenizerConfig(image_px=20, patch_px=8)
