@@ -1,6 +1,7 @@
 import shutil
 import subprocess
 import sys
+import tempfile
 import venv
 import zipfile
 from pathlib import Path
@@ -87,11 +88,16 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path):
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_an_extra_installs_alone(tmp_path, extra):
     tree = source_tree(tmp_path / "tree")
-    venv.create(tmp_path / "venv", with_pip=True)
-    bin_folder = tmp_path / "venv" / "bin"
+    with tempfile.TemporaryDirectory(dir=tmp_path) as folder:  # gigabytes, so not kept as tmp_path is
+        try_alone(Path(folder), tree, extra)
+
+
+def try_alone(folder: Path, tree: Path, extra: str) -> None:
+    venv.create(folder, with_pip=True)
+    bin_folder = folder / "bin"
     what = f"{tree}[{extra}]" if extra else str(tree)
     subprocess.run([bin_folder / "pip", "install", "--quiet", "-c", REPO / "constraints.txt", what], check=True)
     subprocess.run([bin_folder / "pip", "check"], check=True)
     script = f"import importlib\nfor name in {EXTRAS[extra]}:\n    importlib.import_module(name)\n"
-    subprocess.run([bin_folder / "python", "-c", script], check=True, cwd=tmp_path)
-    subprocess.run([bin_folder / "whale", "--help"], check=True, cwd=tmp_path)
+    subprocess.run([bin_folder / "python", "-c", script], check=True, cwd=folder)
+    subprocess.run([bin_folder / "whale", "--help"], check=True, cwd=folder)
