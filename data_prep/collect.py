@@ -58,7 +58,7 @@ def simulate(config: CollectConfig, first: int, count: int) -> dict[str, np.ndar
     played = [(TabletopPolicy(SKILLS[name], seeds[rows], camera, palette), rows)
               for name, rows in zip(names, turns, strict=True) if len(rows)]
     shape = (count, config.steps)
-    found = {
+    found: dict[str, np.ndarray] = {
         "image": np.zeros((*shape, camera.size_px, camera.size_px, 3), np.uint8),
         "state": np.zeros((*shape, world.proprio().shape[1]), np.float32),
         "action": np.zeros((*shape, 7), np.float32),

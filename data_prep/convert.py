@@ -8,6 +8,7 @@ same bytes, and a restart does only what is missing.
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,7 @@ from whale.data_prep.config import ConvertConfig
 from whale.data_prep.episode import SkipEpisodeError, content_hash, source_of, to_clips
 from whale.data_prep.folder import clear, remove_strangers
 from whale.data_prep.oxe.registry import spec_of
-from whale.data_prep.pool import run_jobs
+from whale.data_prep.pool import open_pool, run_jobs
 from whale.data_prep.rlds import InputShard, open_rlds, read_episodes
 from whale.data_prep.split import Seen, SplitTable, make_table, read_table, record_name, write_table
 from whale.errors import UserError
@@ -80,11 +81,13 @@ def _settings(config: ConvertConfig, dataset: str, shards: Sequence[InputShard])
     return hash_of([FORMAT_VERSION, dataset, decides, inputs])
 
 
-def _first_pass(config: ConvertConfig, dataset: str, shards: Sequence[InputShard], settings: str) -> SplitTable:
+def _first_pass(
+    pool: ProcessPoolExecutor | None, config: ConvertConfig, dataset: str, shards: Sequence[InputShard], settings: str
+) -> SplitTable:
     progress = Progress("scan", sum(shard.num_records for shard in shards), "episodes")
     seen: dict[int, list[Seen]] = {}
     jobs = [_Job(config, dataset, shard, None) for shard in shards]
-    for job, notes in run_jobs(_scan, jobs, config.workers):
+    for job, notes in run_jobs(pool, _scan, jobs):
         seen[job.shard.unit] = notes
         progress.advance(len(notes))
     progress.close()
@@ -94,13 +97,16 @@ def _first_pass(config: ConvertConfig, dataset: str, shards: Sequence[InputShard
     return table
 
 
-def _second_pass(config: ConvertConfig, dataset: str, shards: Sequence[InputShard], table: SplitTable) -> None:
+def _second_pass(
+    pool: ProcessPoolExecutor | None, config: ConvertConfig, dataset: str, shards: Sequence[InputShard],
+    table: SplitTable,
+) -> None:
     todo = [shard for shard in shards if not is_done(config.out, shard.unit, table.settings)]
     total = sum(shard.num_records for shard in shards)
     done = total - sum(shard.num_records for shard in todo)
     progress = Progress("convert", total, "episodes", done)
     jobs = [_Job(config, dataset, shard, table) for shard in todo]
-    for job, _ in run_jobs(_convert, jobs, config.workers):
+    for job, _ in run_jobs(pool, _convert, jobs):
         progress.advance(job.shard.num_records, job.shard.path.name)
     progress.close(f"{len(shards) - len(todo)} of {len(shards)} input shards were done before" if done else "")
 
@@ -157,9 +163,10 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
         raise UserError(f"{spec.name} has no camera {config.camera!r}", f"choose one of: {', '.join(spec.cameras)}")
     settings = _settings(config, spec.name, shards)
     table = read_table(config.out / "split.json", settings)
-    table = table or _first_pass(config, spec.name, shards, settings)
-    (config.out / "manifest.json").unlink(missing_ok=True)
-    _second_pass(config, spec.name, shards, table)
+    with open_pool(config.workers) as pool:
+        table = table or _first_pass(pool, config, spec.name, shards, settings)
+        (config.out / "manifest.json").unlink(missing_ok=True)
+        _second_pass(pool, config, spec.name, shards, table)
     manifest = derive_manifest(config.out, spec.name, None, len(shards))
     _check_result(config, manifest)
     write_stats(config.out, manifest)

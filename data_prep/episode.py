@@ -43,11 +43,11 @@ def _frames(images: Any, size_px: int) -> np.ndarray:
     """Encoded images to uint8 [T, size_px, size_px, 3]; not square ones are stretched, as Octo and OpenVLA do."""
     frames = []
     for encoded in images:
-        with Image.open(io.BytesIO(encoded)) as image:
-            image = image.convert("RGB")
-            if image.size != (size_px, size_px):
-                image = image.resize((size_px, size_px), Image.Resampling.LANCZOS)
-            frames.append(np.asarray(image))
+        with Image.open(io.BytesIO(encoded)) as file:
+            image = file.convert("RGB")
+        if image.size != (size_px, size_px):
+            image = image.resize((size_px, size_px), Image.Resampling.LANCZOS)
+        frames.append(np.asarray(image))
     return np.stack(frames)
 
 

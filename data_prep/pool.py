@@ -1,5 +1,6 @@
 """Runs a function over jobs in worker processes, or here when one worker is enough."""
 
+import contextlib
 import multiprocessing
 import os
 import threading
@@ -33,26 +34,39 @@ def _guarded(function: Callable[[Job], Result], job: Job) -> Result | str:
         return str(error)
 
 
-def run_jobs(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int) -> Iterator[tuple[Job, Result]]:
+@contextlib.contextmanager
+def open_pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
+    """Worker processes, or None when one is enough: then jobs run in this process.
+
+    They are spawned, because TensorFlow does not survive a fork. On leaving, jobs that have not begun are dropped.
+    """
+    if workers == 1:
+        yield None
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, initializer=_die_with_parent)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def run_jobs(
+    pool: ProcessPoolExecutor | None, function: Callable[[Job], Result], jobs: Iterable[Job]
+) -> Iterator[tuple[Job, Result]]:
     """Yield each job with its result as it is done. `function` returns no string.
 
-    With several workers the processes are spawned, because TensorFlow does not survive a fork. At the first error
-    the jobs that have not begun are dropped, and it is raised here.
+    Raises:
+        UserError: the first that a job raised.
     """
-    jobs = list(jobs)
-    if workers == 1 or len(jobs) < 2:
+    if pool is None:
         for job in jobs:
             yield job, function(job)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=_die_with_parent) as pool:
-        futures = {pool.submit(_guarded, function, job): job for job in jobs}
-        try:
-            for future in as_completed(futures):
-                result = future.result()
-                if isinstance(result, str):
-                    problem, _, remedy = result.partition("\n  remedy: ")
-                    raise UserError(problem, remedy)
-                yield futures[future], result
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    futures = {pool.submit(_guarded, function, job): job for job in jobs}
+    for future in as_completed(futures):
+        result = future.result()
+        if isinstance(result, str):
+            problem, _, remedy = result.partition("\n  remedy: ")
+            raise UserError(problem, remedy)
+        yield futures[future], result

@@ -57,21 +57,23 @@ def write_rlds(
         "success": features.Scalar(dtype=np.bool_),
     }
 
-    class Builder(tfds.core.GeneratorBasedBuilder):
-        """The dataset; TFDS derives nothing from the class but its name, which is overridden."""
+    with tfds.core.registered.skip_registration():  # it is found by its folder, not by its name
 
-        VERSION = tfds.core.Version(VERSION)
-        code_path = None  # there is no folder of checksums to look for
+        class Builder(tfds.core.GeneratorBasedBuilder):  # type: ignore[name-defined]
+            """The dataset; TFDS derives nothing from the class but its name, which is overridden."""
 
-        def _info(self) -> Any:
-            structure = features.FeaturesDict({"steps": features.Dataset(step), "episode_metadata": metadata})
-            return tfds.core.DatasetInfo(builder=self, features=structure, disable_shuffling=True)
+            VERSION = tfds.core.Version(VERSION)
+            code_path = None  # there is no folder of checksums to look for
 
-        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-            return {"train": episodes()}
+            def _info(self) -> Any:
+                structure = features.FeaturesDict({"steps": features.Dataset(step), "episode_metadata": metadata})
+                return tfds.core.DatasetInfo(builder=self, features=structure, disable_shuffling=True)
 
-        def _generate_examples(self) -> None:
-            """Not used: the split's generator is given directly."""
+            def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+                return {"train": episodes()}
+
+            def _generate_examples(self) -> None:
+                """Not used: the split's generator is given directly."""
 
     Builder.name = name
     tfds.disable_progress_bar()

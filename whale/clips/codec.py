@@ -88,7 +88,7 @@ def decode(members: dict[str, bytes], with_frames: bool = True) -> Clip:
         tokens = _from_npy(members["tokens.npy"])
     elif with_frames:
         with Image.open(io.BytesIO(members["frames.png"])) as image:
-            strip = np.asarray(image)
+            strip = np.array(image)  # a copy that may be written, as torch wants it
         frames = strip.reshape(steps, len(strip) // steps, strip.shape[1], 3)
     else:
         frames = np.zeros((steps, 0, 0, 3), np.uint8)

@@ -167,9 +167,9 @@ class ClipLoader:
 
         With B clips (of this rank) and T = config.frames, torch tensors: `frames` uint8 [B, T, H, W, 3] or `tokens`
         int64 [B, T, S]; `actions` float32 [B, T, 7] scaled, zero where not actuated or not known; `action_mask` bool
-        [B, T, 7]; `action_status` int64 [B, 7]; `action_type` int64 [B], an index into ActionType;
-        `rewards` float32 and `reward_mask` bool [B, T]; `terminated` and `terminated_mask` bool [B, T]; `valid` bool [B, T]; `control_period_sec` float32 [B]; `embodiment` int64 [B],
-        an index into `datasets`; `position` int64 [B].
+        [B, T, 7]; `action_status` int64 [B, 7]; `action_type` int64 [B], an index into ActionType; `rewards` float32
+        and `reward_mask` bool [B, T]; `terminated` and `terminated_mask` bool [B, T]; `valid` bool [B, T];
+        `control_period_sec` float32 [B]; `embodiment` int64 [B], an index into `datasets`; `position` int64 [B].
         """
         from torch.utils.data import DataLoader
 

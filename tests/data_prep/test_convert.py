@@ -1,0 +1,113 @@
+import hashlib
+import json
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from whale.clips.manifest import read_manifest
+from whale.clips.reader import ClipReader
+
+
+def bytes_of(folder):
+    """Hash of every file that must not depend on how the work was done."""
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "convert_report.json"]
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def test_two_workers_give_the_same_bytes_as_one(rlds, clips, convert, tmp_path):
+    convert(rlds, tmp_path / "two", workers=2)
+    assert bytes_of(tmp_path / "two") == bytes_of(clips)
+
+
+def test_a_restart_does_what_is_missing_and_gives_the_same_bytes(rlds, clips, convert, tmp_path):
+    copy = shutil.copytree(clips, tmp_path / "copy")
+    (copy / "manifest.json").unlink()
+    (copy / "records/00001.json").unlink()
+    shard = next(copy.glob("train-00002-*.tar"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    kept = next(copy.glob("train-00000-*.tar")).stat().st_mtime_ns
+    (copy / ".tmp-train-00001-000.tar").write_bytes(b"left by a killed run")
+    ran = convert(rlds, copy)
+    assert "1 of 3 input shards were done before" in ran.err
+    assert next(copy.glob("train-00000-*.tar")).stat().st_mtime_ns == kept
+    assert bytes_of(copy) == bytes_of(clips)
+
+
+_KILLED = """
+import os, signal, sys
+from whale.cli import main
+from whale.clips import writer
+from whale.data_prep import convert
+module, name = {"record": (convert, "write_record"), "index": (writer, "index_path")}[sys.argv[1]]
+original, calls = getattr(module, name), []
+def dying(*arguments):
+    calls.append(1)
+    if len(calls) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*arguments)
+setattr(module, name, dying)
+main(["data_prep", "convert", *sys.argv[2:]])
+"""
+
+
+@pytest.mark.parametrize("point", ["record", "index"])
+def test_a_killed_conversion_leaves_no_manifest_and_resumes_to_the_same_bytes(rlds, clips, convert, tmp_path, point):
+    config = tmp_path / "config.yaml"
+    values = {"source": str(rlds), "out": str(tmp_path / "killed"), "camera": "image", "val_fraction": 0.3}
+    config.write_text(json.dumps(values))
+    ran = subprocess.run([sys.executable, "-c", _KILLED, point, str(config)], capture_output=True, check=False)
+    assert ran.returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed/manifest.json").exists()
+    convert(rlds, tmp_path / "killed")
+    assert bytes_of(tmp_path / "killed") == bytes_of(clips)
+
+
+def test_other_settings_replace_everything(rlds, clips, convert, tmp_path):
+    copy = shutil.copytree(clips, tmp_path / "copy")
+    convert(rlds, copy, clip_frames=5, size_px=32)
+    convert(rlds, tmp_path / "fresh", clip_frames=5, size_px=32)
+    assert bytes_of(copy) == bytes_of(tmp_path / "fresh")
+    whole, parts = ClipReader(clips, "train"), ClipReader(copy, "train")
+    assert sorted(parts.num_frames.tolist()) == sorted([5, 5, 2] * len(whole))
+    first = [parts.read(k) for k in range(3)]
+    assert [clip.info.start for clip in first] == [0, 5, 10] and first[0].frames.shape == (5, 32, 32, 3)
+    assert np.array_equal(np.concatenate([clip.actions for clip in first]), whole.read(0).actions)
+    assert whole.read(0).info.source == first[2].info.source
+
+
+def test_no_episode_is_on_both_sides_and_the_report_counts_all(clips):
+    episodes = {}
+    for split in ("train", "val"):
+        reader = ClipReader(clips, split)
+        episodes[split] = {reader.read(k, with_frames=False).info.episode for k in range(len(reader))}
+    assert not episodes["train"] & episodes["val"] and len(episodes["train"] | episodes["val"]) == 24
+    report = json.loads((clips / "convert_report.json").read_text())
+    assert report["episodes"] == 24 and report["skipped"] == {} == read_manifest(clips).skipped
+    assert report["splits"]["val"]["frames"] == 12 * len(episodes["val"])
+
+
+def test_bridge_duplicates_are_reported_and_recordings_kept_apart(bridge, convert, whale, tmp_path):
+    ran = convert(bridge, tmp_path / "clips", camera="image_0", val_fraction=0.25)
+    assert "train and val of the source hold the same 25 records" in ran.out
+    assert "val[3] duplicates train[0]" in ran.out and "skipped: 25 duplicate" in ran.out
+    report = json.loads((tmp_path / "clips/convert_report.json").read_text())
+    assert len(report["duplicates"]) == 25 and report["splits"]["train"]["sources"] == 3
+    files = {}
+    for split in ("train", "val"):
+        reader = ClipReader(tmp_path / "clips", split)
+        found = [reader.read(k) for k in range(len(reader))]
+        files[split] = {clip.info.episode.split("#")[0] for clip in found}
+        for clip in found:
+            assert clip.num_frames == 10 and clip.rewards is None and not clip.is_last.any()
+            assert clip.action_known.tolist() == [True] * 9 + [False]
+            reached = np.cumsum(clip.actions[:9, :3], 0) + clip.proprio[0, :3]
+            assert np.allclose(reached, clip.proprio[1:, :3], atol=1e-6)
+            assert clip.frames.std() > 10 and clip.actions[:, 6].min() >= 0 and clip.actions[:, 6].max() <= 1
+    assert files["train"] and files["val"] and not files["train"] & files["val"]
+    ran = whale("convert", source=bridge, out=tmp_path / "black", camera="image_3")
+    assert ran.code == 2 and "25 camera black, 25 duplicate" in ran.err
+    assert not [path for path in (tmp_path / "black").rglob("*") if path.is_file()]
