@@ -8,6 +8,7 @@ from whale.sim.base import Camera
 from whale.sim.tabletop import (
     ACTION_STATUS,
     DISC_RADIUS_M,
+    EDGE_M,
     LIFT_MAX_M,
     MAX_STEP_M,
     PUSH_RADIUS_M,
@@ -219,7 +220,7 @@ def test_the_nearer_disc_is_grasped():
 
 
 def shoved_off() -> Tabletop:
-    world = scene(gripper=[REACH_HALF_M - 0.05, 0.0, 0.0], disc=[REACH_HALF_M, 0.0])
+    world = scene(gripper=[EDGE_M - 0.075, 0.0, 0.0], disc=[EDGE_M - 0.025, 0.0])
     assert not world.step(action(dx=0.02))[1][0]
     reward, terminated = world.step(action(dx=0.02))
     assert terminated[0] and reward[0] > 0  # the step that ends the episode is still scored
@@ -244,10 +245,10 @@ def test_reset_begins_anew_after_termination():
 
 
 def test_the_other_disc_may_leave_the_table():
-    world = scene(gripper=[REACH_HALF_M - 0.05, 0.0, 0.0], disc=[-0.1, 0.1], other=[REACH_HALF_M, 0.0])
+    world = scene(gripper=[EDGE_M - 0.05, 0.0, 0.0], disc=[-0.1, 0.1], other=[EDGE_M, 0.0])
     for _ in range(2):
         _, terminated = world.step(action(dx=0.02))
-    assert world.discs[0, 1, 0] > TABLE_HALF_M and not terminated[0]
+    assert world.discs[0, 1, 0] > EDGE_M and not terminated[0]
 
 
 # Images

@@ -116,7 +116,7 @@ class TabletopPolicy:
 
     def _destination(self, seen: dict[str, np.ndarray]) -> np.ndarray:
         if self.skill.goal == "away":
-            return np.where(seen["goal"] > 0, -0.2, 0.2)
+            return np.where(seen["goal"] > 0, -0.24, 0.24)
         if self.skill.goal == "short":
             return seen["goal"] + np.array([0.09, 0.0]) * np.where(seen["goal"][:, :1] > 0, -1.0, 1.0)
         return seen["goal"]

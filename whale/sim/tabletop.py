@@ -14,7 +14,9 @@ from whale.actions import ActionStatus
 from whale.sim.base import Camera
 
 TABLE_HALF_M = 0.25
-REACH_HALF_M = 0.22
+REACH_HALF_M = 0.23
+EDGE_M = 0.222
+"""A disc whose centre passes this line has left the table."""
 MAX_STEP_M = 0.05
 LIFT_MAX_M = 0.08
 LOW_M = 0.04
@@ -96,7 +98,7 @@ class Tabletop:
         self._grasp_and_carry(alive, self.gripper[:, :2] - before[:, :2])
         self._push(alive)
         reward = np.where(alive, self._reward(), 0.0)
-        self.terminated |= alive & (np.abs(self.discs[:, 0]) > TABLE_HALF_M).any(-1)
+        self.terminated |= alive & (np.abs(self.discs[:, 0]) > EDGE_M).any(-1)
         return reward.astype(np.float32), self.terminated.copy()
 
     def _grasp_and_carry(self, alive: np.ndarray, travel: np.ndarray) -> None:
