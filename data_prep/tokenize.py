@@ -37,11 +37,16 @@ if TYPE_CHECKING:
 class Tokenizer(Protocol):
     """What tokenising needs of a tokenizer."""
 
-    fingerprint: str
-    num_codes: int
+    @property
+    def fingerprint(self) -> str:
+        """Identity of what turns pixels into tokens."""
+
+    @property
+    def num_codes(self) -> int:
+        """V."""
 
     def encode(self, frames: "torch.Tensor") -> "torch.Tensor":
-        """Frames uint8 [N, H, W, 3] to codes int64 [N, S]."""
+        """Frames uint8 [N, H, W, 3] to codes int64 [N, S]; a ValueError for frames of another size."""
 
 
 def _encode(clips: list[Clip], tokenizer: Tokenizer) -> list[Clip]:
@@ -49,7 +54,11 @@ def _encode(clips: list[Clip], tokenizer: Tokenizer) -> list[Clip]:
     import torch
 
     frames = torch.from_numpy(np.concatenate([clip.frames for clip in clips if clip.frames is not None]))
-    tokens = tokenizer.encode(frames).cpu().numpy().astype(np.uint16)
+    try:
+        tokens = tokenizer.encode(frames).cpu().numpy().astype(np.uint16)
+    except ValueError as error:
+        problem = f"the tokenizer does not take clip {clips[0].info.episode}: {error}"
+        raise UserError(problem, "convert the clips to the size that the tokenizer was trained on") from None
     parts = np.split(tokens, np.cumsum([clip.num_frames for clip in clips])[:-1])
     return [
         dataclasses.replace(
@@ -87,7 +96,7 @@ def tokenize_folder(clips: Path, tokenizer: Tokenizer, out: Path, batch_frames: 
     """Write the token clips of the folder `clips` to `out`.
 
     Raises:
-        UserError: `clips` does not hold pixels, or the tokenizer's codes do not fit the format.
+        UserError: `clips` does not hold pixels of the tokenizer's size, or its codes do not fit the format.
     """
     source = read_manifest(clips)
     if source.kind != "pixels":
@@ -118,6 +127,6 @@ def tokenize_folder(clips: Path, tokenizer: Tokenizer, out: Path, batch_frames: 
 
 def tokenize(config: TokenizeConfig) -> None:
     """The task: load the exported tokenizer and write `config.out`."""
-    from whale.export import load_tokenizer
+    from whale.models.tokenizer import VideoTokenizer
 
-    tokenize_folder(config.clips, load_tokenizer(config.tokenizer), config.out, config.batch_frames)
+    tokenize_folder(config.clips, VideoTokenizer.from_pretrained(config.tokenizer), config.out, config.batch_frames)

@@ -70,6 +70,32 @@ def test_what_cannot_be_tokenized_is_refused(clips, tokens, tmp_path):
     assert not (tmp_path / "twice").exists() and not (tmp_path / "large").exists()
 
 
+def test_an_exported_tokenizer_is_loaded_by_the_command(clips, tmp_path, capsys):
+    from whale.cli import main
+    from whale.export import save_export
+    from whale.models.tokenizer import TokenizerConfig, VideoTokenizer
+
+    def command(name, **sizes):
+        torch.manual_seed(0)
+        config = TokenizerConfig(width=16, heads=2, decoder_depth=1, **sizes)
+        tokenizer = VideoTokenizer(config)
+        save_export(tmp_path / name, "tokenizer", tokenizer, config, {})
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(f"clips: {clips}\ntokenizer: {tmp_path / name}\nout: {tmp_path / name / 'tokens'}\n")
+        return tokenizer, main(["data_prep", "tokenize", str(file)])
+
+    tokenizer, code = command("fitting")
+    assert code == 0
+    pixels, coded = (ClipReader(f, "val") for f in (clips, tmp_path / "fitting/tokens"))
+    assert coded.manifest.tokenizer == tokenizer.fingerprint
+    for k in range(len(coded)):
+        alone = tokenizer.encode(torch.from_numpy(pixels.read(k).frames)).numpy()
+        assert np.array_equal(coded.read(k).tokens, alone)
+    assert command("small", image_px=32)[1] == 2
+    assert "this tokenizer takes 32 px" in capsys.readouterr().err
+    assert not [path for path in (tmp_path / "small/tokens").glob("*") if path.is_file()]
+
+
 def test_verify_names_the_damage(tokens, capsys):
     verify(VerifyConfig(clips=tokens))
     assert "all as written" in capsys.readouterr().out
