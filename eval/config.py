@@ -31,7 +31,7 @@ class FidelityConfig:
     """Numbers of imagined frames after which fidelity is measured, ascending."""
     judge_horizon: int = 8
     """The horizon, one of `horizons`, of the figures that are held to a need."""
-    batch: int = 64
+    batch: int = 16
     """Episodes imagined at once; it changes speed and memory only."""
     seed: int = 0
     """Seed of the drawn episodes, of whose actions are shuffled to whom, and of the bootstrap."""

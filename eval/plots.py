@@ -22,7 +22,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "finetuned": {"label": "fine-tuned", "color": "#0072b2", "marker": "o"},
     "scratch": {"label": "from scratch", "color": "#d55e00", "marker": "v"},
 }
-SETTINGS = {
+SETTINGS: Any = {
     "svg.hashsalt": "whale",  # equal results make equal bytes
     "svg.fonttype": "path",
     "font.family": "DejaVu Sans",
@@ -117,10 +117,12 @@ def _label_heights(names: list[str], y: np.ndarray, limits: tuple[float, float])
 def picture(cells: np.ndarray, horizons: list[int], control_period_sec: float) -> bytes:
     """The README's picture: uint8 [3, K, H, W, 3] (real, imagined, difference) with labels, PNG about 1600 px wide."""
     import matplotlib
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     columns = cells.shape[1]
     with matplotlib.rc_context(SETTINGS):
         figure = _figure(8.0, (8.0 - 0.9) / columns * 3 + 0.55)
+        figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01))
         grid = figure.subplots(3, columns)
         for row, name in enumerate(("real", "imagined", "difference")):
             for column, horizon in enumerate(horizons):
@@ -134,7 +136,6 @@ def picture(cells: np.ndarray, horizons: list[int], control_period_sec: float) -
                                    f"{seconds}\n1 frame" if horizon else "start\nlast given", fontsize=9)  # fmt: skip
                 if column == 0:
                     axes.set_ylabel(name, fontsize=10.5, fontweight="bold")
-        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=200, facecolor="white", metadata={"Software": None})
         return buffer.getvalue()
