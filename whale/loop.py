@@ -4,6 +4,7 @@ import hashlib
 import math
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -82,38 +83,34 @@ def fit(
     optimizers = build_optimizers(objective.model, optim)
     engine = Engine(engine_config, objective, optimizers, optim.grad_clip)
     step, position = _resume(folder, objective.model, optimizers, loader)
-    tracker = Tracker(tracker_config, folder, to_values(run_config), resumed_step=step or None)
-    progress = Progress(folder.name, config.steps, "steps", done=step)
-    batches, figures = loader.batches(position), {}
-    meter = _Meter(loader)
+    progress, figures, note = Progress(folder.name, config.steps, "steps", done=step), {}, ""
+    batches, meter = loader.batches(position), _Meter(loader)
+    with closing(Tracker(tracker_config, folder, to_values(run_config), resumed_step=step or None)) as tracker:
+        while step < config.steps:
+            batch = engine.to_device(meter.time_data(batches))
+            where = f"step {step + 1}, samples {batch['position'].tolist()}"
+            generator = step_generator(config.seed, step, engine.rank)
+            loss, terms = engine.forward(batch, generator)
+            _require_finite(loss, where)
+            engine.backward(loss)
+            norm = engine.step(schedule(step, config.steps, optim), where)
+            extra = objective.after_step(generator)
+            step, position, last = step + 1, position + loader.config.batch, step + 1 == config.steps
 
-    while step < config.steps:
-        batch = engine.to_device(meter.time_data(batches))
-        where = f"step {step + 1}, samples {batch['position'].tolist()}"
-        generator = step_generator(config.seed, step, engine.rank)
-        loss, terms = engine.forward(batch, generator)
-        _require_finite(loss, where)
-        engine.backward(loss)
-        norm = engine.step(schedule(step, config.steps, optim), where)
-        extra = objective.after_step(generator)
-        step, position, last = step + 1, position + loader.config.batch, step + 1 == config.steps
-
-        if step % config.log_every == 0 or last:
-            values = {"loss": loss.item(), "grad_norm": norm, **{k: v.item() for k, v in terms.items()}, **extra}
-            tracker.log(step, {**values, **meter.read()})
-            progress.advance(0, note=f"loss {values['loss']:.3f}")
-        if step % config.validate_every == 0 or last:
-            figures = _validate(objective)
-            tracker.log(step, {f"val/{name}": value for name, value in figures.items()})
-            progress.advance(0, note=", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
-            meter.restart()
-        if step % config.save_every == 0 or step in config.milestones or last:
-            save_checkpoint(folder / "checkpoints", step, objective.model, optimizers, loader.state(position))
-            prune(folder / "checkpoints", config.keep, config.milestones)
-        progress.advance()
+            if step % config.log_every == 0 or last:
+                values = {"loss": loss.item(), "grad_norm": norm, **{k: v.item() for k, v in terms.items()}, **extra}
+                tracker.log(step, {**values, **meter.read()})
+                note = f"loss {values['loss']:.3f}"
+            if step % config.validate_every == 0 or last:
+                figures = _validate(objective)
+                tracker.log(step, {f"val/{name}": value for name, value in figures.items()})
+                meter.restart()
+            if step % config.save_every == 0 or step in config.milestones or last:
+                save_checkpoint(folder / "checkpoints", step, objective.model, optimizers, loader.state(position))
+                prune(folder / "checkpoints", config.keep, config.milestones)
+            progress.advance(note=note)
 
     progress.close(note=", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
-    tracker.close()
     return figures or _validate(objective)
 
 

@@ -23,9 +23,9 @@ class DynamicsLossConfig:
     """Weight of the squared error of the scaled reward."""
     termination: float = 0.1
     """Weight of the cross-entropy of termination."""
-    behavior: float = 0.1
+    behavior: float = 0.2
     """Weight of the behaviour objective (action likelihood and its KL)."""
-    beta: float = 0.01
+    beta: float = 1e-3
     """Weight of the KL inside the behaviour objective."""
     token_noise: float = 0.05
     """Share of context tokens replaced by another token of the batch, against compounding error; 0 turns it off."""

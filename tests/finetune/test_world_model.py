@@ -1,0 +1,81 @@
+"""Adaptation on tiny clips: what carries over, what is fitted anew, and that it helps."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_clips import pixel_folder, token_folder
+from tiny_model import randomise, tiny_config
+
+from whale.clips.loader import DataConfig, DataSource
+from whale.errors import UserError
+from whale.export import save_export
+from whale.finetune.config import AdaptTokenizerConfig, WorldModelAdaptationConfig
+from whale.finetune.recipe import adapt_tokenizer, build_model
+from whale.finetune.train import adapt_world_model
+from whale.loop import LoopConfig
+from whale.models.world_model import WorldModel
+from whale.optim import OptimConfig
+
+LOOP = LoopConfig(steps=4, log_every=2, validate_every=4, save_every=4)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("finetune")
+    pixel_folder(root / "pixels", train=6, val=6)
+    torch.manual_seed(0)
+    model = WorldModel(tiny_config())
+    randomise(model)
+    save_export(root / "source", "world_model", model, model.config, {})
+    token_folder(root / "tokens", root / "pixels", root / "source")
+    return root
+
+
+def config(root: Path, run: Path, **changes) -> WorldModelAdaptationConfig:
+    demos = DataConfig(sources=(DataSource(folder=root / "pixels", clips=4),), frames=6, batch=2, workers=0)
+    recipe = AdaptTokenizerConfig(loop=LOOP, frames=4, batch=2, optim=OptimConfig(warmup_steps=1))
+    values = {"demos": demos, "tokenizer": recipe, "loop": LOOP, "optim": OptimConfig(warmup_steps=1)}
+    return WorldModelAdaptationConfig(**{"run": run, "source": root / "source", **values, **changes})
+
+
+def test_adapts_and_exports_with_own_statistics(root, tmp_path):
+    adapt_world_model(config(root, tmp_path / "run"))
+    source, adapted = WorldModel.from_pretrained(root / "source"), WorldModel.from_pretrained(tmp_path / "run/export")
+    assert adapted.config.datasets["tabletop"] != source.config.datasets["tabletop"]
+    assert adapted.tokenizer.fingerprint != source.tokenizer.fingerprint
+    again = adapt_tokenizer(config(root, tmp_path / "run"))  # finished: the same command gives the same tokenizer
+    assert again.fingerprint == adapted.tokenizer.fingerprint
+
+
+def test_weights_start_from_the_source_or_from_scratch(root, tmp_path):
+    source = WorldModel.from_pretrained(root / "source")
+    kept = config(root, tmp_path / "kept", tokenizer=None, statistics="source")
+    model = build_model(kept, adapt_tokenizer(kept))
+    assert all(value.equal(source.state_dict()[name]) for name, value in model.state_dict().items())
+    assert model.config == source.config
+    fresh = build_model(replace(kept, from_scratch=True), adapt_tokenizer(kept))
+    assert fresh.tokenizer.fingerprint == source.tokenizer.fingerprint
+    assert not fresh.dynamics.code_shift.bias.equal(source.dynamics.code_shift.bias)
+
+
+def test_a_new_dataset_gets_its_own_embodiment_and_leaves_the_old_ones(root, tmp_path):
+    old = tiny_config()
+    renamed = replace(old, datasets={"a_set": old.datasets["tabletop"], "zebra": old.datasets["tabletop"]})
+    model = WorldModel(renamed)
+    randomise(model)
+    save_export(tmp_path / "source", "world_model", model, renamed, {})
+    settings = config(root, tmp_path / "run", source=tmp_path / "source", tokenizer=None)
+    adapted = build_model(settings, adapt_tokenizer(settings))
+    assert list(adapted.scales) == ["a_set", "tabletop", "zebra"]
+    rows, before = adapted.dynamics.embodiment.weight, model.dynamics.embodiment.weight
+    assert rows[0].equal(before[0]) and rows[2].equal(before[1]) and rows[1].abs().sum() == 0
+    with pytest.raises(UserError, match="was not trained on 'tabletop'"):
+        build_model(replace(settings, statistics="source"), adapt_tokenizer(settings))
+
+
+def test_token_clips_are_refused(root, tmp_path):
+    tokens = DataConfig(sources=(DataSource(folder=root / "tokens"),), frames=6, batch=2, workers=0)
+    with pytest.raises(UserError, match="holds token clips"):
+        adapt_world_model(config(root, tmp_path / "run", demos=tokens))
