@@ -15,7 +15,7 @@ class CollectConfig:
     """Roll graded policies in the tabletop world and write RLDS."""
 
     out: Path
-    """Folder that receives `tabletop/<version>`; replaced as a whole."""
+    """Folder that receives `tabletop/<version>`, replacing an earlier one."""
     episodes: Positive
     """How many episodes; the policies take turns."""
     steps: Annotated[int, Field(ge=2)] = 36

@@ -77,12 +77,15 @@ def write_rlds(
 
     Builder.name = name
     tfds.disable_progress_bar()
-    with publish_folder(out) as temporary, tempfile.TemporaryDirectory() as downloads:
-        builder = Builder(data_dir=temporary)
+    with publish_folder(out / name / VERSION) as temporary, tempfile.TemporaryDirectory(dir=temporary) as work:
+        builder = Builder(data_dir=work)
         with contextlib.redirect_stdout(io.StringIO()):  # it announces a download; there is none
             builder.download_and_prepare(
-                download_dir=downloads, download_config=tfds.download.DownloadConfig(num_shards=num_shards)
+                download_dir=Path(work) / "downloads",
+                download_config=tfds.download.DownloadConfig(num_shards=num_shards),
             )
-        for path in sorted(temporary.rglob("*.tfrecord-*")):
-            _sort_features(path, tf)
+        for path in sorted((Path(work) / name / VERSION).iterdir()):
+            if "tfrecord" in path.name:
+                _sort_features(path, tf)
+            path.rename(temporary / path.name)
     return out / name / VERSION
