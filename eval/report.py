@@ -209,7 +209,7 @@ def _settings(part: dict[str, Any]) -> dict[str, Any]:
         "label": part["task"] if part["task"] == part["name"] else f"{part['task']}, {part['name']}",
         "hashes": {key.replace("_", " "): part[key] for key in keys if part.get(key)},
         "samples": part["samples"],
-        "config": yaml.safe_dump(part["config"], sort_keys=False, width=100),
+        "config": yaml.safe_dump(part["config"], sort_keys=False, default_flow_style=None, width=60),
     }
 
 

@@ -88,7 +88,7 @@ def run_value(config: ValueConfig) -> None:
         "dataset": value.DATASET,
         "undertrained_checkpoint_hash": weak.checkpoint_hash if weak else None,
         "seeds": {"seed": config.seed, "starts": truth.start_seeds.tolist()},
-        "samples": {"policies": len(SKILLS), "starts": config.num_starts, "actions_only_fitted_on": num_fitted},
+        "samples": {"policies": len(SKILLS), "starts": config.num_starts, "fitted_episodes": num_fitted},
         "policies": list(SKILLS),
         "success": rounded(truth.success.mean(1)),
         "returns": {"true": rounded(truth.returns)} | {name: rounded(values) for name, values in returns.items()},
