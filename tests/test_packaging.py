@@ -14,12 +14,12 @@ PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())
 STAGES = ("data_prep", "pretrain", "finetune", "eval")
 # Extra -> what it must make importable.
 EXTRAS = {
-    "": ["whale.cli", "whale.sim.tabletop", "torch"],
+    "": ["whale.cli", "whale.sim.tabletop", "whale.engine", "torch", "accelerate"],
     "data": ["tensorflow", "tensorflow_datasets"],
-    "deepspeed": ["deepspeed", "accelerate"],
+    "deepspeed": ["deepspeed"],
     "sim": ["gymnasium", "metaworld", "mujoco"],
     "eval": ["jinja2", "matplotlib"],
-    "train": ["accelerate", "wandb"],
+    "wandb": ["wandb"],
     "dev": ["hypothesis", "mypy", "pytest", "scipy", "xdist", "yaml"],
 }
 

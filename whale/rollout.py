@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from whale.errors import UserError
+from whale.models.dynamics import Prediction
 from whale.models.world_model import WorldModel
 
 
@@ -79,7 +80,7 @@ class Imagination:
         self._undecoded.append(tokens_BS)
 
     @torch.no_grad()
-    def _feed(self, actions: np.ndarray):
+    def _feed(self, actions: np.ndarray) -> Prediction:
         """Put the present frame and an action through prior and dynamics; the prediction of the next frame."""
         model, constant = self.model, self._constant
         if actions.shape != (len(self._tokens_BS), 7) or not np.isfinite(actions).all():

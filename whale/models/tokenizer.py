@@ -57,6 +57,19 @@ class TokenizerConfig:
         return self.grid**2
 
 
+class PatchLayer(nn.Module):
+    """A residual feed-forward layer on each patch alone; starts as the identity."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.norm, self.mlp = RMSNorm(dim), SwiGLU(dim)
+        nn.init.zeros_(self.mlp.out.weight)
+
+    def forward(self, x_NSC: Tensor) -> Tensor:
+        """[N, S, C] -> [N, S, C]."""
+        return x_NSC + self.mlp(self.norm(x_NSC))
+
+
 class VideoTokenizer(nn.Module):
     """Frames to tokens and back."""
 
@@ -65,9 +78,7 @@ class VideoTokenizer(nn.Module):
         self.config = config
         patch_values, dim, width = 3 * config.patch_px**2, config.quantizer.dim, config.width
         self.patch_to_code = nn.Linear(patch_values, dim)
-        self.encoder = nn.ModuleList(nn.Sequential(RMSNorm(dim), SwiGLU(dim)) for _ in range(config.encoder_depth))
-        for block in self.encoder:
-            nn.init.zeros_(block[1].out.weight)
+        self.encoder = nn.ModuleList(PatchLayer(dim) for _ in range(config.encoder_depth))
         self.quantizer = VectorQuantizer(config.quantizer)
         self.code_to_width = nn.Linear(dim, width)
         self.position_SD = nn.Parameter(0.02 * torch.randn(config.tokens_per_frame, width))
@@ -111,7 +122,7 @@ class VideoTokenizer(nn.Module):
         """Float [N, S, P] -> code vectors before quantisation [N, S, C]."""
         x_NSC = self.patch_to_code(patches_NSP)
         for block in self.encoder:
-            x_NSC = x_NSC + block(x_NSC)
+            x_NSC = block(x_NSC)
         return x_NSC
 
     @torch.no_grad()

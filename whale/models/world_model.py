@@ -39,6 +39,9 @@ class WorldModelConfig:
 class WorldModel(nn.Module):
     """Imagines the next frame, its reward and whether the episode ends."""
 
+    reward_mean: Tensor
+    reward_std: Tensor
+
     def __init__(self, config: WorldModelConfig):
         super().__init__()
         self.config = config

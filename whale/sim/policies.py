@@ -50,7 +50,9 @@ def _centroid(
     image: np.ndarray, colour: tuple[int, int, int], x: np.ndarray, y: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Where a colour is: centroid in metres float [N, 2], and its area in pixels float [N]."""
-    difference = np.abs(image.astype(np.float32) - np.asarray(colour, np.float32)).max(-1)
+    channels = np.abs(image.astype(np.float32) - np.asarray(colour, np.float32))
+    # Twice as fast as a maximum over the short last axis.
+    difference = np.maximum(np.maximum(channels[..., 0], channels[..., 1]), channels[..., 2])
     weight = np.clip(1.0 - difference / 70.0, 0.0, 1.0)
     area = weight.sum((1, 2))
     total = np.maximum(area, 1e-6)
