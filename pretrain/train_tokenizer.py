@@ -50,7 +50,7 @@ def held_out_frames(config: TrainTokenizerConfig) -> Tensor:
 
 
 def _initialise(model: VideoTokenizer, loader: ClipLoader, config: TrainTokenizerConfig) -> None:
-    """Start the codebook on frames of the training order, each patch weighted by how much it changes."""
+    """Start the codebook on frames of the training order; patches that change or are unusual at their place weigh most."""
     count = max(1, config.initial_clips // config.data.batch)
     frames, weights = [], []
     for batch in islice(loader.batches(), count):
@@ -59,8 +59,10 @@ def _initialise(model: VideoTokenizer, loader: ClipLoader, config: TrainTokenize
         change_BTS = torch.zeros(patches_BTSP.shape[:3])
         change_BTS[:, 1:] = (patches_BTSP[:, 1:] - patches_BTSP[:, :-1]).abs().mean(-1)
         valid_BT = batch["valid"][:, ::2]
-        # Still patches keep a small weight: the background must be told apart too.
         frames.append(clip_BTHW3[valid_BT])
-        weights.append((change_BTS + 0.01)[valid_BT])
+        weights.append(change_BTS[valid_BT])
+    patches_NSP = model.patchify(torch.cat(frames))
+    # What stands still but is not always there (an object at rest) counts as what moves; the background a little.
+    unusual_NS = (patches_NSP - patches_NSP.mean(0)).abs().mean(-1)
     generator = step_generator(config.loop.seed, -1, 0)
-    model.initialise(torch.cat(frames), torch.cat(weights), generator)
+    model.initialise(torch.cat(frames), torch.cat(weights) + unusual_NS + 0.01, generator)

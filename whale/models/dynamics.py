@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from whale.actions import ACTION_DIM, ActionStatus
 from whale.clips.clip import ActionType
 from whale.config import configclass
-from whale.models.layers import RMSNorm, SwiGLU
+from whale.models.layers import LocalStem, RMSNorm, SwiGLU, full_precision
 from whale.models.st_transformer import FrameCache, SpatialTemporalTransformer
 
 ACTION_FEATURES = ACTION_DIM * (1 + len(ActionStatus)) + len(ActionType)
@@ -72,11 +72,10 @@ class Dynamics(nn.Module):
         config: DynamicsConfig,
     ):
         super().__init__()
-        self.config, self.grid = config, grid
+        self.config = config
         num_codes, code_dim = codebook_shape
         width = config.width
-        # A 3 x 3 stem: what a token becomes depends first on its neighbours.
-        self.stem = nn.Conv2d(code_dim, width, 3, padding=1)
+        self.stem = LocalStem(code_dim, width)
         self.position_RD = nn.Parameter(0.02 * torch.randn(grid**2 + 1, width))
         self.action_in = nn.Sequential(nn.Linear(ACTION_FEATURES, width), nn.SiLU(), nn.Linear(width, width))
         self.behavior_in = nn.Linear(behavior_dim, width, bias=False)
@@ -95,9 +94,7 @@ class Dynamics(nn.Module):
         self, codes_BTSC: Tensor, action_BTF: Tensor, z_BTZ: Tensor, period_B: Tensor, embodiment_B: Tensor
     ) -> Tensor:
         """Inputs of the transformer, [B, T, R, D]."""
-        batch, frames, _, dim = codes_BTSC.shape
-        grid_NCGG = codes_BTSC.reshape(batch * frames, self.grid, self.grid, dim).permute(0, 3, 1, 2)
-        x_BTSD = self.stem(grid_NCGG).flatten(2).transpose(1, 2).unflatten(0, (batch, frames))
+        x_BTSD = self.stem(codes_BTSC)
         constant_BD = self.period_in(period_B[:, None].log()) + self.embodiment(embodiment_B)
         context_BTD = self.action_in(action_BTF) + self.behavior_in(z_BTZ) + constant_BD[:, None]
         register_BT1D = context_BTD[:, :, None]
@@ -119,8 +116,10 @@ class Dynamics(nn.Module):
 
     def _logits(self, codebook_VC: Tensor, tokens_BTS: Tensor, h_BTSD: Tensor) -> Tensor:
         """-sharpness |target - code|^2 + copy gate at the present code + free head."""
-        target_BTSC = codebook_VC[tokens_BTS] + self.code_shift(h_BTSD)
-        # |target|^2 is the same for every code and falls out of the softmax.
-        distance_BTSV = codebook_VC.square().sum(-1) - 2 * target_BTSC @ codebook_VC.T
-        logits_BTSV = self.free_head(h_BTSD) - self.sharpness.exp() / codebook_VC.shape[1] ** 0.5 * distance_BTSV
+        free_BTSV, shift_BTSC = self.free_head(h_BTSD), self.code_shift(h_BTSD)
+        with full_precision(h_BTSD):
+            target_BTSC = codebook_VC[tokens_BTS] + shift_BTSC
+            # |target|^2 is the same for every code and falls out of the softmax.
+            distance_BTSV = codebook_VC.square().sum(-1) - 2 * target_BTSC @ codebook_VC.T
+        logits_BTSV = free_BTSV - self.sharpness.exp() / codebook_VC.shape[1] ** 0.5 * distance_BTSV
         return logits_BTSV.scatter_add(-1, tokens_BTS[..., None], self.copy_gate(h_BTSD).to(logits_BTSV.dtype))

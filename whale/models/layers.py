@@ -8,6 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def full_precision(x: Tensor) -> torch.autocast:
+    """A block in which autocast is off: distances between codes lose their order in bfloat16."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
 class RMSNorm(nn.Module):
     """x / rms(x), scaled per channel."""
 
@@ -17,7 +22,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape with the channels last."""
-        return F.rms_norm(x, (x.shape[-1],), self.weight, 1e-6)
+        return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), 1e-6)
 
 
 class SwiGLU(nn.Module):
@@ -34,6 +39,24 @@ class SwiGLU(nn.Module):
         """[..., D] -> [..., D]."""
         gate, value = self.gate_and_value(x).chunk(2, -1)
         return self.out(F.silu(gate) * value)
+
+
+class LocalStem(nn.Module):
+    """Code vectors to the transformer's width through a 3 x 3 convolution over the token grid.
+
+    What a token becomes, or how it decodes, depends first on its neighbours; attention alone finds that out slowly.
+    """
+
+    def __init__(self, code_dim: int, width: int):
+        super().__init__()
+        self.mix = nn.Conv2d(code_dim, width, 3, padding=1)
+
+    def forward(self, codes_BTSC: Tensor) -> Tensor:
+        """[B, T, S, C] with S a square grid -> [B, T, S, D]."""
+        batch, frames, tokens, dim = codes_BTSC.shape
+        grid = round(tokens**0.5)
+        x_NCGG = codes_BTSC.reshape(batch * frames, grid, grid, dim).permute(0, 3, 1, 2)
+        return self.mix(x_NCGG).flatten(2).transpose(1, 2).unflatten(0, (batch, frames))
 
 
 def attend(q_MTNH: Tensor, k_MLNH: Tensor, v_MLNH: Tensor, mask_TL: Tensor | None = None) -> Tensor:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from whale.config import configclass
+from whale.models.layers import full_precision
 
 
 @configclass
@@ -47,7 +48,8 @@ class VectorQuantizer(nn.Module):
 
     def nearest(self, x_MC: Tensor) -> Tensor:
         """Index of the nearest code, int64 [M]."""
-        distance_MV = self.codebook_VC.square().sum(-1) - 2 * x_MC @ self.codebook_VC.T
+        with full_precision(x_MC):
+            distance_MV = self.codebook_VC.square().sum(-1) - 2 * x_MC.to(self.codebook_VC.dtype) @ self.codebook_VC.T
         return distance_MV.argmin(-1)
 
     def forward(self, x_MC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -60,7 +62,7 @@ class VectorQuantizer(nn.Module):
     @torch.no_grad()
     def update(self, x_MC: Tensor, token_M: Tensor, generator: torch.Generator) -> int:
         """Move the codes towards the vectors they were chosen for; returns how many dead codes were revived."""
-        decay = self.config.decay
+        decay, x_MC = self.config.decay, x_MC.to(self.sum_VC.dtype)
         count_V = torch.bincount(token_M, minlength=self.config.num_codes).to(x_MC.dtype)
         total_VC = torch.zeros_like(self.sum_VC).index_add_(0, token_M, x_MC)
         self.usage_V.mul_(decay).add_(count_V, alpha=1 - decay)

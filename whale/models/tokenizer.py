@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from whale.config import configclass
 from whale.export import load_export, read_config, read_export
-from whale.models.layers import FrameCache, RMSNorm, SwiGLU
+from whale.models.layers import FrameCache, LocalStem, RMSNorm, SwiGLU, full_precision
 from whale.models.quantizer import QuantizerConfig, VectorQuantizer
 from whale.models.st_transformer import SpatialTemporalTransformer
 
@@ -80,7 +80,7 @@ class VideoTokenizer(nn.Module):
         self.patch_to_code = nn.Linear(patch_values, dim)
         self.encoder = nn.ModuleList(PatchLayer(dim) for _ in range(config.encoder_depth))
         self.quantizer = VectorQuantizer(config.quantizer)
-        self.code_to_width = nn.Linear(dim, width)
+        self.code_to_width = LocalStem(dim, width)
         self.position_SD = nn.Parameter(0.02 * torch.randn(config.tokens_per_frame, width))
         self.decoder = SpatialTemporalTransformer(
             width, config.heads, config.decoder_depth, config.decoder_frames, temporal_depth=1
@@ -128,7 +128,8 @@ class VideoTokenizer(nn.Module):
     @torch.no_grad()
     def encode(self, frames_NHW3: Tensor) -> Tensor:
         """uint8 [N, H, W, 3] -> tokens int64 [N, S], the same for a frame whatever stands beside it."""
-        x_NSC = self.encode_patches(self.patchify(frames_NHW3))
+        with full_precision(frames_NHW3):
+            x_NSC = self.encode_patches(self.patchify(frames_NHW3))
         return self.quantizer.nearest(x_NSC.flatten(0, 1)).view(x_NSC.shape[:2])
 
     def decode_codes(self, codes_BTSC: Tensor, start: int = 0, cache: list[FrameCache] | None = None) -> Tensor:

@@ -51,8 +51,8 @@ SHIFTED_PALETTE = Palette(
     table=(92, 112, 126), border=(36, 44, 54), goal=(226, 206, 84), disc=(214, 98, 178), other=(92, 206, 196),
     arm=(26, 28, 34), gripper_open=(238, 238, 246), gripper_closed=(240, 122, 50),
 )
-SHIFTED_CAMERA = Camera(rotation_rad=np.pi / 2, width_m=0.54)
-"""The new camera of the adaptation task: a quarter turn and a wider view, with `SHIFTED_PALETTE`."""
+SHIFTED_CAMERA = Camera(rotation_rad=np.pi / 9, width_m=0.6)
+"""The new camera of the adaptation task: turned by 20 degrees, with a wider view, and with `SHIFTED_PALETTE`."""
 
 
 @dataclass
