@@ -27,6 +27,8 @@ class AdaptTokenizerConfig:
     """Weights of the loss."""
     optim: OptimConfig = OptimConfig()
     """Optimiser."""
+    validation_clips: int = 24
+    """Held-out clips that a validation scores."""
 
 
 @configclass

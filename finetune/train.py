@@ -1,17 +1,17 @@
 """`whale finetune world_model`: adapt an exported world model to a few demonstrations."""
 
-from itertools import islice
-
 from whale.clips.loader import ClipLoader
 from whale.clips.reader import ClipReader
 from whale.config import to_values
 from whale.errors import UserError
-from whale.export import save_export
+from whale.export import read_config, save_export
 from whale.finetune.config import WorldModelAdaptationConfig
 from whale.finetune.recipe import adapt_tokenizer, build_model
-from whale.loop import fit
+from whale.loop import claim, fit
+from whale.models.world_model import WorldModelConfig
 from whale.objectives.dynamics_loss import DynamicsObjective
 from whale.progress import say
+from whale.validate import held_out_batches
 
 
 def adapt_world_model(config: WorldModelAdaptationConfig) -> None:
@@ -22,9 +22,17 @@ def adapt_world_model(config: WorldModelAdaptationConfig) -> None:
                 f"{source.folder} holds token clips (tokenizer {made_by}); adaptation fits the tokenizer to pixels",
                 "name the folder of the pixel clips",
             )
+    source = read_config(config.source, ("world_model",), WorldModelConfig)
+    size, found = source.tokenizer.image_px, ClipLoader(config.demos, "train").frame_shape
+    if found != (size, size, 3):
+        raise UserError(
+            f"the demonstrations are {found} frames, {config.source} takes {size} px",
+            f"convert them with size_px={size}",
+        )
+    claim(config.run, config)
     model = build_model(config, adapt_tokenizer(config))
     loader = ClipLoader(config.demos, "train", scales=model.scales)
-    held_out = list(islice(ClipLoader(config.demos, "val", scales=model.scales).batches(), config.validation_batches))
+    held_out = held_out_batches(config.demos, model.scales, config.validation_batches)
     objective = DynamicsObjective(model, config.loss, held_out)
     figures = fit(objective, loader, config.run, config.loop, config.optim, config.engine, config.tracker, config)
     data = {str(s.folder): ClipReader(s.folder, "train").manifest.hash for s in config.demos.sources}

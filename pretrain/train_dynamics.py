@@ -1,7 +1,6 @@
 """`whale pretrain dynamics` and `whale pretrain export`: train dynamics and behaviour on token clips; publish them."""
 
 import json
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +11,16 @@ from whale.clips.loader import ClipLoader
 from whale.clips.reader import ClipReader
 from whale.config import load_config, to_values
 from whale.errors import UserError
-from whale.export import load_export, save_export
+from whale.export import save_export
 from whale.loop import fit
-from whale.models.dataset_card import dataset_card
+from whale.models.dataset_card import dataset_cards
 from whale.models.tokenizer import VideoTokenizer
 from whale.models.world_model import WorldModel, WorldModelConfig
 from whale.objectives.dynamics_loss import DynamicsObjective
 from whale.pretrain.config import ExportConfig, TrainDynamicsConfig
 from whale.progress import say
 from whale.runtime import seed_everything
+from whale.validate import held_out_batches
 
 
 def build_model(config: TrainDynamicsConfig) -> WorldModel:
@@ -38,12 +38,12 @@ def build_model(config: TrainDynamicsConfig) -> WorldModel:
                 f"{config.tokenizer} is {tokenizer.fingerprint}",
                 "tokenize the pixel clips with this tokenizer, or name the one that made the tokens",
             )
-    cards = dict(dataset_card(source.folder) for source in config.data.sources)
+    cards = dataset_cards([source.folder for source in config.data.sources])
     seed_everything(config.loop.seed)
     model = WorldModel(WorldModelConfig(
         tokenizer=tokenizer.config, dynamics=config.dynamics, behavior=config.behavior, datasets=cards
     ))  # fmt: skip
-    load_export(config.tokenizer, model.tokenizer)
+    model.tokenizer.load_state_dict(tokenizer.state_dict())
     return model
 
 
@@ -56,7 +56,7 @@ def train_dynamics(config: TrainDynamicsConfig) -> None:
         )
     model = build_model(config)
     loader = ClipLoader(config.data, "train", scales=model.scales)
-    held_out = list(islice(ClipLoader(config.data, "val", scales=model.scales).batches(), config.validation_batches))
+    held_out = held_out_batches(config.data, model.scales, config.validation_batches)
     objective = DynamicsObjective(model, config.loss, held_out)
     fit(objective, loader, config.run, config.loop, config.optim, config.engine, config.tracker, config)
     export(ExportConfig(run=config.run, out=config.run / "export"))

@@ -3,7 +3,6 @@
 from itertools import islice
 
 import torch
-from torch import Tensor
 
 from whale.clips.loader import ClipLoader
 from whale.clips.reader import ClipReader
@@ -16,6 +15,7 @@ from whale.objectives.tokenizer_loss import TokenizerObjective
 from whale.pretrain.config import TrainTokenizerConfig
 from whale.progress import say
 from whale.runtime import seed_everything
+from whale.validate import held_out_frames
 
 
 def train_tokenizer(config: TrainTokenizerConfig) -> None:
@@ -29,9 +29,8 @@ def train_tokenizer(config: TrainTokenizerConfig) -> None:
             "set model.image_px to the clips' size, or convert with another size_px; tokens cannot train a tokenizer",
         )
     model = VideoTokenizer(config.model)
-    if not (config.run / "checkpoints").exists():
-        _initialise(model, loader, config)
-    objective = TokenizerObjective(model, config.loss, held_out_frames(config))
+    _initialise(model, loader, config)  # a checkpoint, if there is a sound one, replaces it
+    objective = TokenizerObjective(model, config.loss, held_out_frames(config.data, config.validation_clips))
     figures = fit(objective, loader, config.run, config.loop, config.optim, config.engine, config.tracker, config)
     data = {str(source.folder): ClipReader(source.folder, "train").manifest.hash for source in config.data.sources}
     training = {"step": config.loop.steps, "figures": figures, "config": to_values(config), "data": data}
@@ -39,18 +38,8 @@ def train_tokenizer(config: TrainTokenizerConfig) -> None:
     say(f"exported {config.run / 'export'} (fingerprint {model.fingerprint}, PSNR {figures['psnr']:.2f} dB)")
 
 
-def held_out_frames(config: TrainTokenizerConfig) -> Tensor:
-    """The first window of held-out clips of the first source, uint8 [B, T, H, W, 3]; shorter clips are passed over."""
-    reader, length = ClipReader(config.data.sources[0].folder, "val"), config.data.frames
-    long = [k for k in range(len(reader)) if reader.num_frames[k] >= length]
-    if not long:
-        raise UserError(f"no held-out clip of {reader.folder} has {length} frames", "choose a smaller data.frames")
-    clips = [reader.read(k).frames for k in long[: config.validation_clips]]
-    return torch.stack([torch.from_numpy(frames[:length]) for frames in clips if frames is not None])
-
-
 def _initialise(model: VideoTokenizer, loader: ClipLoader, config: TrainTokenizerConfig) -> None:
-    """Start the codebook on frames of the training order; patches that change or are unusual at their place weigh most."""
+    """Start the codebook on training frames; patches that change or are unusual at their place weigh most."""
     count = max(1, config.initial_clips // config.data.batch)
     frames, weights = [], []
     for batch in islice(loader.batches(), count):

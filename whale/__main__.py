@@ -1,4 +1,4 @@
-"""`python -m whale` is `whale`; torchrun and srun start it this way."""
+"""`python -m whale` is `whale`."""
 
 import sys
 

@@ -126,8 +126,11 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], source: str) -> N
     model.load_state_dict(tensors)
 
 
-def prune(folder: Path, keep: int, milestones: tuple[int, ...]) -> None:
-    """Delete all but the newest `keep` checkpoints and the milestones."""
-    for checkpoint in find_checkpoints(folder)[:-keep]:
+def prune(folder: Path, step: int, keep: int, milestones: tuple[int, ...]) -> None:
+    """Delete all but the newest `keep` checkpoints and the milestones.
+
+    Checkpoints beyond `step` do not count: the run has passed over them as damaged, and will replace them.
+    """
+    for checkpoint in [c for c in find_checkpoints(folder) if c.step <= step][:-keep]:
         if checkpoint.step not in milestones:
             shutil.rmtree(checkpoint.folder)

@@ -1,6 +1,6 @@
 """The engine: what turns a loss into an update, on whatever devices there are.
 
-The loop knows this interface only. The back end here is accelerate (CPU or one GPU; DDP under torchrun).
+The loop knows this interface only. The back end is accelerate, on one device: a CPU or a GPU.
 """
 
 from typing import Any, Literal
@@ -40,7 +40,12 @@ class Engine:
 
         cpu = config.device == "cpu" or not torch.cuda.is_available()
         self._accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if config.precision == "bf16" else "no")
-        self.objective = self._accelerator.prepare_model(objective)
+        if self._accelerator.num_processes > 1:
+            raise UserError(
+                f"training was started in {self._accelerator.num_processes} processes; it runs on one device for now",
+                "start it without torchrun or srun",
+            )
+        self.objective = self._accelerator.prepare_model(objective)  # runs forward under autocast
         self.optimizers = optimizers
         self.grad_clip = grad_clip
 
@@ -49,24 +54,13 @@ class Engine:
         """Index of this process."""
         return self._accelerator.process_index
 
-    @property
-    def world_size(self) -> int:
-        """Number of processes."""
-        return self._accelerator.num_processes
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this process writes the run folder."""
-        return self._accelerator.is_main_process
-
     def to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """A batch on this process's device."""
         return {name: value.to(self._accelerator.device, non_blocking=True) for name, value in batch.items()}
 
     def forward(self, *arguments: Any) -> Any:
         """The objective under the configured precision."""
-        with self._accelerator.autocast():
-            return self.objective(*arguments)
+        return self.objective(*arguments)
 
     def backward(self, loss: Tensor) -> None:
         """Accumulate gradients."""
@@ -93,7 +87,3 @@ class Engine:
 
     def _groups(self) -> list[dict[str, Any]]:
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
-
-    def unwrap(self) -> nn.Module:
-        """The objective itself, without the wrapper of distributed training."""
-        return self._accelerator.unwrap_model(self.objective)

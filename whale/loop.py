@@ -42,6 +42,12 @@ class LoopConfig:
     seed: int = 0
     """Seed of the initial weights and of all noise in training."""
 
+    def __post_init__(self) -> None:
+        """Check that everything happens at least once."""
+        for name in ("steps", "log_every", "validate_every", "save_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is at least 1")
+
 
 class Objective(Protocol):
     """What is trained: a module whose forward gives the loss, and the model inside it."""
@@ -79,7 +85,7 @@ def fit(
     Raises:
         UserError: the folder belongs to another configuration, or a loss or gradient is not finite.
     """
-    _claim(folder, run_config)
+    claim(folder, run_config)
     optimizers = build_optimizers(objective.model, optim)
     engine = Engine(engine_config, objective, optimizers, optim.grad_clip)
     step, position = _resume(folder, objective.model, optimizers, loader)
@@ -107,7 +113,8 @@ def fit(
                 meter.restart()
             if step % config.save_every == 0 or step in config.milestones or last:
                 save_checkpoint(folder / "checkpoints", step, objective.model, optimizers, loader.state(position))
-                prune(folder / "checkpoints", config.keep, config.milestones)
+                prune(folder / "checkpoints", step, config.keep, config.milestones)
+                meter.restart()
             progress.advance(note=note)
 
     progress.close(note=", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
@@ -115,10 +122,10 @@ def fit(
 
 
 MAY_CHANGE = (
-    "data.workers", "engine.device", "loop.log_every", "loop.validate_every", "loop.save_every", "loop.keep",
-    "loop.milestones", "tracker.wandb", "tracker.project",
+    ".workers", "engine.device", "loop.log_every", "loop.validate_every", "loop.save_every", "loop.keep",
+    "loop.milestones", "tracker.wandb", "tracker.project", "validation_batches", "validation_clips",
 )  # fmt: skip
-"""Keys that change nothing in what is learned; all others must stay as they were when a run is resumed."""
+"""Ends of keys that change nothing in what is learned; all others stay as they were when a run is resumed."""
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -128,7 +135,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _claim(folder: Path, run_config: Any) -> None:
+def claim(folder: Path, run_config: Any) -> None:
     """Write `config.yaml` and `environment.json`; a folder of another configuration is refused."""
     path = folder / "config.yaml"
     if path.is_file():
@@ -136,7 +143,7 @@ def _claim(folder: Path, run_config: Any) -> None:
         changed = [
             f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
             for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and key not in MAY_CHANGE
+            if before.get(key) != now.get(key) and not key.endswith(MAY_CHANGE)
         ]
         if changed:
             raise UserError(

@@ -1,12 +1,13 @@
 """Adaptation on tiny clips: what carries over, what is fitted anew, and that it helps."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_clips import pixel_folder, token_folder
-from tiny_model import randomise, tiny_config
+from tiny_model import random_batch, randomise, tiny_config
 
 from whale.clips.loader import DataConfig, DataSource
 from whale.errors import UserError
@@ -15,6 +16,8 @@ from whale.finetune.config import AdaptTokenizerConfig, WorldModelAdaptationConf
 from whale.finetune.recipe import adapt_tokenizer, build_model
 from whale.finetune.train import adapt_world_model
 from whale.loop import LoopConfig
+from whale.models.quantizer import QuantizerConfig
+from whale.models.tokenizer import VideoTokenizer
 from whale.models.world_model import WorldModel
 from whale.optim import OptimConfig
 
@@ -71,8 +74,46 @@ def test_a_new_dataset_gets_its_own_embodiment_and_leaves_the_old_ones(root, tmp
     assert list(adapted.scales) == ["a_set", "tabletop", "zebra"]
     rows, before = adapted.dynamics.embodiment.weight, model.dynamics.embodiment.weight
     assert rows[0].equal(before[0]) and rows[2].equal(before[1]) and rows[1].abs().sum() == 0
-    with pytest.raises(UserError, match="was not trained on 'tabletop'"):
+    with pytest.raises(UserError, match="was not trained on tabletop"):
         build_model(replace(settings, statistics="source"), adapt_tokenizer(settings))
+
+
+def test_what_is_known_per_code_moves_with_the_code(root, tmp_path):
+    """The same codebook in another order is the same model: logits are permuted, nothing else changes."""
+    kept = config(root, tmp_path / "run", tokenizer=None, statistics="source")
+    tokenizer = adapt_tokenizer(kept)
+    order = torch.randperm(32, generator=torch.Generator().manual_seed(0))
+    tokenizer.quantizer.codebook_VC.copy_(tokenizer.quantizer.codebook_VC[order])
+    source, adapted = WorldModel.from_pretrained(root / "source"), build_model(kept, tokenizer)
+    batch = {name: v.float() if v.dtype == torch.float64 else v for name, v in random_batch(source).items()}
+    place = torch.argsort(order)  # where each of the source's codes stands now
+
+    def logits(model, tokens):
+        features = model.action_features(batch)
+        prior = model.prior(model.behavior.summary(model.codes(tokens)), features)
+        return model.predict(tokens, features, prior.mean, batch).logits_BTSV
+
+    ours, theirs = logits(adapted, place[batch["tokens"]]), logits(source, batch["tokens"])
+    torch.testing.assert_close(ours, theirs[..., order])
+
+
+def test_another_source_in_the_middle_is_refused(root, tmp_path):
+    adapt_world_model(config(root, tmp_path / "run"))
+    other = tmp_path / "other"
+    shutil.copytree(root / "source", other)
+    with pytest.raises(UserError, match="source: "):
+        adapt_world_model(config(root, tmp_path / "run", source=other))
+
+
+def test_frames_and_tokenizers_of_another_size_are_refused(root, tmp_path):
+    pixel_folder(tmp_path / "large", train=4, val=2, size_px=32)
+    large = DataConfig(sources=(DataSource(folder=tmp_path / "large"),), frames=6, batch=2, workers=0)
+    with pytest.raises(UserError, match="takes 16 px"):
+        adapt_world_model(config(root, tmp_path / "run", demos=large))
+    settings = config(root, tmp_path / "run")
+    wide = VideoTokenizer(replace(tiny_config().tokenizer, quantizer=QuantizerConfig(num_codes=64, dim=12)))
+    with pytest.raises(UserError, match="another configuration"):
+        build_model(settings, wide)
 
 
 def test_token_clips_are_refused(root, tmp_path):

@@ -16,12 +16,10 @@ def test_nearest_equals_brute_force():
 
 def test_straight_through_gradient():
     quantizer, x = make(), torch.randn(10, 3, requires_grad=True)
-    code, token, commitment = quantizer(x)
+    code, token = quantizer(x)
     assert torch.allclose(code, quantizer.codebook_VC[token])
     code.sum().backward()
     assert torch.equal(x.grad, torch.ones_like(x))
-    expected = (x - quantizer.codebook_VC[token]).square().mean()
-    torch.testing.assert_close(commitment, expected)
 
 
 def test_k_means_finds_separated_clusters():

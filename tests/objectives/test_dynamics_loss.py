@@ -66,10 +66,14 @@ def test_dynamics_gradient_reaches_the_prior_but_not_the_posterior():
 
 def test_token_replacement_share_and_determinism():
     tokens = torch.arange(200_000).view(10, 200, 100)
-    noisy = replace_tokens(tokens, 0.1, generator())
+    valid = torch.ones(10, 200, dtype=torch.bool)
+    noisy = replace_tokens(tokens, valid, 0.1, generator())
     assert abs(float((noisy != tokens).float().mean()) - 0.1) < 0.005
-    assert torch.equal(noisy, replace_tokens(tokens, 0.1, generator()))
-    assert torch.equal(replace_tokens(tokens, 0.0, generator()), tokens)
+    assert torch.equal(noisy, replace_tokens(tokens, valid, 0.1, generator()))
+    assert torch.equal(replace_tokens(tokens, valid, 0.0, generator()), tokens)
+    valid[5:] = False  # padding is not drawn from
+    drawn = replace_tokens(tokens, valid, 1.0, generator())
+    assert drawn.max() < tokens[5].min()
 
 
 def test_frames_are_tokenized_on_the_way():

@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from tiny_clips import pixel_folder, token_folder
 
-from whale.checkpoint import find_checkpoints
-from whale.clips.loader import DataConfig, DataSource
+from whale.checkpoint import find_checkpoints, prune, save_checkpoint
+from whale.clips.loader import DataConfig, DataSource, OrderState
 from whale.config import dump_config
+from whale.engine import Engine, EngineConfig
 from whale.errors import UserError
 from whale.loop import LoopConfig
 from whale.models.behavior import BehaviorConfig
@@ -23,7 +25,7 @@ from whale.models.dynamics import DynamicsConfig
 from whale.models.quantizer import QuantizerConfig
 from whale.models.tokenizer import TokenizerConfig, VideoTokenizer
 from whale.models.world_model import WorldModel
-from whale.optim import OptimConfig
+from whale.optim import OptimConfig, build_optimizers
 from whale.pretrain.config import ExportConfig, TrainDynamicsConfig, TrainTokenizerConfig
 from whale.pretrain.train_dynamics import export, train_dynamics
 from whale.pretrain.train_tokenizer import train_tokenizer
@@ -96,6 +98,13 @@ def test_tokenizer_resumes_to_the_last_bit(root, tmp_path):
     assert_same_run(config.run, root / "tokenizer")
 
 
+def test_a_tokenizer_killed_in_its_first_save_starts_from_the_same_codebook(root, tmp_path):
+    config = tokenizer_config(root, tmp_path / "run")
+    (config.run / "checkpoints/.tmp-step_0000003").mkdir(parents=True)
+    train_tokenizer(config)
+    assert_same_run(config.run, root / "tokenizer")
+
+
 def test_dynamics_learns_and_exports(undisturbed):
     lines = [m for m in read_metrics(undisturbed / "metrics.jsonl") if "loss" in m]
     assert lines[-1]["loss"] < lines[0]["loss"]
@@ -146,6 +155,17 @@ def test_damaged_checkpoint_is_named_and_passed_over(root, undisturbed, tmp_path
     assert_same_run(config.run, undisturbed)
 
 
+def test_damaged_checkpoints_do_not_push_out_sound_ones(root, undisturbed, tmp_path):
+    config = dynamics_config(root, tmp_path / "damaged", save_every=1, keep=2)
+    train_dynamics(config)
+    for checkpoint in find_checkpoints(config.run / "checkpoints"):  # steps 7 and 8
+        (checkpoint.folder / "model.safetensors").write_bytes(b"")
+    prune(config.run / "checkpoints", 6, 2, ())
+    save_checkpoint(config.run / "checkpoints", 1, torch.nn.Linear(1, 1), [], OrderState(0, 0, 0, 0))
+    prune(config.run / "checkpoints", 1, 2, ())
+    assert [c.step for c in find_checkpoints(config.run / "checkpoints")] == [1, 7, 8]
+
+
 def test_number_of_workers_changes_nothing(root, undisturbed, tmp_path):
     config = dynamics_config(root, tmp_path / "workers")
     train_dynamics(replace(config, data=replace(config.data, workers=2)))
@@ -175,6 +195,32 @@ def test_what_does_not_fit_is_refused(root, undisturbed, tmp_path):
     tokenizer = tokenizer_config(root, tmp_path / "y")
     with pytest.raises(UserError, match="configured for 32 px"):
         train_tokenizer(replace(tokenizer, model=replace(SMALL, image_px=32)))
+
+
+def test_a_world_model_export_gives_its_tokenizer(root, undisturbed, tmp_path):
+    config = dynamics_config(root, tmp_path / "run", steps=1)
+    train_dynamics(replace(config, tokenizer=undisturbed / "export"))
+    fingerprints = [VideoTokenizer.from_pretrained(run / "export").fingerprint for run in (config.run, undisturbed)]
+    assert fingerprints[0] == fingerprints[1]
+
+
+def test_same_dataset_with_two_statistics_is_refused(root, tmp_path):
+    pixel_folder(root / "other_pixels", train=5)
+    token_folder(root / "other_tokens", root / "other_pixels", root / "tokenizer/export")
+    config = dynamics_config(root, tmp_path / "run")
+    both = (*config.data.sources, DataSource(folder=root / "other_tokens"))
+    with pytest.raises(UserError, match="two sources hold 'tabletop'"):
+        train_dynamics(replace(config, data=replace(config.data, sources=both)))
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing():
+    model = torch.nn.Linear(2, 1)
+    engine = Engine(EngineConfig(), model, build_optimizers(model, OptimConfig()), grad_clip=1.0)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    engine.backward(engine.forward(torch.full((1, 2), float("nan"))).sum())
+    with pytest.raises(UserError, match="not made"):
+        engine.step(1.0, "step 1")
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update(root, tmp_path):

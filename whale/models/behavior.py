@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from whale.actions import ACTION_DIM
 from whale.config import configclass
-from whale.models.layers import RMSNorm, SwiGLU
+from whale.models.layers import RMSNorm, SwiGLU, check_heads
 from whale.models.st_transformer import FrameCache, SpatialTemporalTransformer
 
 
@@ -29,9 +29,13 @@ class BehaviorConfig:
     heads: int = 4
     """N."""
     depth: int = 1
-    """Blocks of the prior and of the posterior."""
+    """Layers of the prior and of the posterior."""
     token_dim: int = 8
     """Channels kept of each token in the frame summary."""
+
+    def __post_init__(self) -> None:
+        """Check the heads."""
+        check_heads(self.width, self.heads)
 
 
 class Gaussian(NamedTuple):
@@ -50,6 +54,18 @@ def kl_divergence(q: Gaussian, p: Gaussian) -> Tensor:
     variance_ratio = (2 * (q.log_std - p.log_std)).exp()
     distance = ((q.mean - p.mean) / p.log_std.exp()).square()
     return 0.5 * (variance_ratio + distance - 1 - 2 * (q.log_std - p.log_std)).sum(-1)
+
+
+class StepLayer(nn.Module):
+    """A residual feed-forward layer on each step alone."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm, self.mlp = RMSNorm(width), SwiGLU(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D]."""
+        return x + self.mlp(self.norm(x))
 
 
 class FrameSummary(nn.Module):
@@ -74,20 +90,18 @@ class Behavior(nn.Module):
         self.summary = FrameSummary(code_dim, tokens_per_frame, config)
         self.action_in = nn.Linear(action_features, config.width)
         self.prior = SpatialTemporalTransformer(config.width, config.heads, config.depth, band, has_space=False)
-        # Frames take the place of positions: attention "inside a frame" sees the whole segment, both ways.
-        self.posterior = SpatialTemporalTransformer(config.width, config.heads, config.depth, band, temporal_depth=0)
+        self.posterior = nn.Sequential(*(StepLayer(config.width) for _ in range(config.depth)))
         self.prior_out = nn.Linear(config.width, 2 * config.dim)
         self.posterior_out = nn.Linear(config.width, 2 * config.dim)
         self.decoder = nn.Sequential(
             nn.Linear(config.width + config.dim, config.width),
-            RMSNorm(config.width),
-            SwiGLU(config.width),
+            StepLayer(config.width),
             nn.Linear(config.width, ACTION_DIM),
         )
         self.log_std_A = nn.Parameter(torch.zeros(ACTION_DIM))
 
     def _gaussian(self, out: Tensor) -> Gaussian:
-        mean, log_std = out.chunk(2, -1)
+        mean, log_std = out.to(self.log_std_A.dtype).chunk(2, -1)  # small KLs are lost in bfloat16
         return Gaussian(mean, log_std.clamp(-5, 2))
 
     def infer_prior(
@@ -101,10 +115,9 @@ class Behavior(nn.Module):
         return self._gaussian(self.prior_out(self.prior(x_BTD[:, :, None], start, cache)[:, :, 0]))
 
     def infer_posterior(self, summary_BTD: Tensor, actions_BTF: Tensor, valid_BT: Tensor) -> Gaussian:
-        """q(z | tau_H) of the whole segment, [B, Z]; padded frames do not count."""
-        x_BTD = (summary_BTD + self.action_in(actions_BTF)) * valid_BT[..., None]
+        """q(z | tau_H) of the segment, [B, Z]: a mean over its steps (o_t, a_t) in any order, padding left out."""
+        h_BTD = self.posterior(summary_BTD + self.action_in(actions_BTF))
         weight_BT = valid_BT / valid_BT.sum(1, keepdim=True)
-        h_BTD = self.posterior(x_BTD[:, None])[:, 0]
         return self._gaussian(self.posterior_out((h_BTD * weight_BT[..., None]).sum(1)))
 
     def action_log_prob(self, summary_BTD: Tensor, z_BTZ: Tensor, actions_BTA: Tensor, mask_BTA: Tensor) -> Tensor:

@@ -1,12 +1,14 @@
 """What a model must know of one dataset to act on it: read from a folder of clips, kept in the model's config."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from whale.actions import ActionScale
 from whale.clips.reader import ClipReader
 from whale.clips.stats import read_scale
 from whale.config import configclass
+from whale.errors import UserError
 
 
 @configclass
@@ -49,3 +51,20 @@ def dataset_card(folder: Path) -> tuple[str, DatasetCard]:
         reward_std=rewards["std"] if varied else 1.0,
         control_period_sec=info.control_period_sec,
     )
+
+
+def dataset_cards(folders: Iterable[Path]) -> dict[str, DatasetCard]:
+    """The card of every dataset in the folders.
+
+    Raises:
+        UserError: two folders hold the same dataset with different cards; one model scales a dataset in one way.
+    """
+    cards: dict[str, DatasetCard] = {}
+    for folder in folders:
+        name, card = dataset_card(folder)
+        if cards.setdefault(name, card) != card:
+            raise UserError(
+                f"two sources hold {name!r} with different statistics or action meanings (the second is {folder})",
+                "convert them together, so that they share their statistics",
+            )
+    return cards

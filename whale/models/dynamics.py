@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from whale.actions import ACTION_DIM, ActionStatus
 from whale.clips.clip import ActionType
 from whale.config import configclass
-from whale.models.layers import LocalStem, RMSNorm, SwiGLU, full_precision
+from whale.models.layers import LocalStem, RMSNorm, SwiGLU, check_heads, full_precision
 from whale.models.st_transformer import FrameCache, SpatialTemporalTransformer
 
 ACTION_FEATURES = ACTION_DIM * (1 + len(ActionStatus)) + len(ActionType)
@@ -35,6 +35,12 @@ class DynamicsConfig:
     """Spatial-temporal blocks, 16 D^2 parameters each."""
     band: int = 6
     """W: frames that temporal attention sees, the current one included. Training clips have at least 2 W frames."""
+
+    def __post_init__(self) -> None:
+        """Check the heads and the band."""
+        check_heads(self.width, self.heads)
+        if self.band < 1 or self.depth < 1:
+            raise ValueError("band and depth are at least 1")
 
 
 class Prediction(NamedTuple):

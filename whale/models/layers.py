@@ -13,6 +13,12 @@ def full_precision(x: Tensor) -> torch.autocast:
     return torch.autocast(x.device.type, enabled=False)
 
 
+def check_heads(width: int, heads: int) -> None:
+    """Raise ValueError unless heads divide the width into even parts (rotation pairs channels)."""
+    if width % (2 * heads):
+        raise ValueError(f"width {width} is not a multiple of twice the {heads} heads")
+
+
 class RMSNorm(nn.Module):
     """x / rms(x), scaled per channel."""
 

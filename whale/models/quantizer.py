@@ -5,7 +5,6 @@ that fall out of use are moved onto vectors of the current batch.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from whale.config import configclass
@@ -52,12 +51,10 @@ class VectorQuantizer(nn.Module):
             distance_MV = self.codebook_VC.square().sum(-1) - 2 * x_MC.to(self.codebook_VC.dtype) @ self.codebook_VC.T
         return distance_MV.argmin(-1)
 
-    def forward(self, x_MC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Straight-through codes [M, C], tokens int64 [M] and the commitment loss."""
+    def forward(self, x_MC: Tensor) -> tuple[Tensor, Tensor]:
+        """Straight-through codes [M, C] and tokens int64 [M]."""
         token_M = self.nearest(x_MC.detach())
-        code_MC = self.codebook_VC[token_M]
-        commitment = F.mse_loss(x_MC, code_MC)
-        return x_MC + (code_MC - x_MC).detach(), token_M, commitment
+        return x_MC + (self.codebook_VC[token_M] - x_MC).detach(), token_M
 
     @torch.no_grad()
     def update(self, x_MC: Tensor, token_M: Tensor, generator: torch.Generator) -> int:
@@ -114,4 +111,7 @@ class VectorQuantizer(nn.Module):
 def _far_vectors(x_MC: Tensor, code_MC: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """`count` vectors drawn by their squared distance to their own code, as k-means++ does."""
     distance_M = (x_MC - code_MC).square().sum(-1) + 1e-12
-    return x_MC[torch.multinomial(distance_M, count, replacement=True, generator=generator)]
+    draw = torch.multinomial(
+        distance_M.cpu(), count, replacement=True, generator=generator
+    )  # a CPU generator everywhere
+    return x_MC[draw.to(x_MC.device)]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from whale.config import configclass
 from whale.export import load_export, read_config, read_export
-from whale.models.layers import FrameCache, LocalStem, RMSNorm, SwiGLU, full_precision
+from whale.models.layers import FrameCache, LocalStem, RMSNorm, SwiGLU, check_heads, full_precision
 from whale.models.quantizer import QuantizerConfig, VectorQuantizer
 from whale.models.st_transformer import SpatialTemporalTransformer
 
@@ -42,9 +42,12 @@ class TokenizerConfig:
     """R: token frames that the decoder sees."""
 
     def __post_init__(self) -> None:
-        """Check that patches tile the frame."""
+        """Check that patches tile the frame, that they span the codes, and the heads."""
         if self.image_px % self.patch_px:
             raise ValueError(f"image_px {self.image_px} is not a multiple of patch_px {self.patch_px}")
+        if self.quantizer.dim > 3 * self.patch_px**2:
+            raise ValueError(f"quantizer.dim {self.quantizer.dim} exceeds the {3 * self.patch_px**2} values of a patch")
+        check_heads(self.width, self.heads)
 
     @property
     def grid(self) -> int:
@@ -167,6 +170,8 @@ class VideoTokenizer(nn.Module):
             weight_NS: how much each patch matters (its change in time), float [N, S].
             generator: source of the draws.
         """
+        most = 2**24 // self.config.tokens_per_frame  # torch.multinomial takes no more categories
+        frames_NHW3, weight_NS = frames_NHW3[:most], weight_NS[:most]
         patches_MP = self.patchify(frames_NHW3).flatten(0, 1)
         draw = torch.multinomial(weight_NS.flatten(), min(len(patches_MP), 40000), generator=generator)
         mean_P = patches_MP[draw].mean(0)

@@ -29,8 +29,6 @@ class DynamicsLossConfig:
     """Weight of the KL inside the behaviour objective."""
     token_noise: float = 0.05
     """Share of context tokens replaced by another token of the batch, against compounding error; 0 turns it off."""
-    own_frames: float = 0.0
-    """Share of context frames replaced by the model's own prediction of them, against compounding error; 0 turns it off."""
 
 
 def masked_mean(value: Tensor, mask: Tensor) -> Tensor:
@@ -38,28 +36,12 @@ def masked_mean(value: Tensor, mask: Tensor) -> Tensor:
     return (value * mask).sum() / mask.sum().clamp_min(1)
 
 
-def replace_tokens(tokens_BTS: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Replace a share of the tokens, drawn anew for each, by tokens drawn from the same batch."""
+def replace_tokens(tokens_BTS: Tensor, valid_BT: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Replace a share of the tokens, drawn anew for each, by tokens drawn from the valid frames of the batch."""
+    pool_M = tokens_BTS[valid_BT].flatten()
     hit = torch.rand(tokens_BTS.shape, generator=generator) < share
-    other = torch.randint(tokens_BTS.numel(), tokens_BTS.shape, generator=generator)
-    return torch.where(hit.to(tokens_BTS.device), tokens_BTS.flatten()[other.to(tokens_BTS.device)], tokens_BTS)
-
-
-@torch.no_grad()
-def _replace_frames(
-    model: WorldModel,
-    tokens_BTS: Tensor,
-    action_BTF: Tensor,
-    z_BTZ: Tensor,
-    batch: dict[str, Tensor],
-    share: float,
-    generator: torch.Generator,
-) -> Tensor:
-    """Replace a share of the frames by what the model predicts from the frames before: the errors a rollout makes."""
-    guess_BTS = model.predict(tokens_BTS, action_BTF, z_BTZ, batch).logits_BTSV.argmax(-1)
-    hit_BT = torch.rand(tokens_BTS.shape[:2], generator=generator).to(tokens_BTS.device) < share
-    own_BTS = torch.cat([tokens_BTS[:, :1], guess_BTS[:, :-1]], 1)
-    return torch.where(hit_BT[..., None], own_BTS, tokens_BTS)
+    other = torch.randint(len(pool_M), tokens_BTS.shape, generator=generator)
+    return torch.where(hit.to(tokens_BTS.device), pool_M[other.to(tokens_BTS.device)], tokens_BTS)
 
 
 def dynamics_loss(
@@ -67,14 +49,14 @@ def dynamics_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss of one batch (the dict of `whale.clips.loader`), and the figures to log."""
     tokens_BTS, valid_BT = batch["tokens"], batch["valid"]
-    context_BTS = tokens_BTS if config.token_noise == 0 else replace_tokens(tokens_BTS, config.token_noise, generator)
+    context_BTS = tokens_BTS
+    if config.token_noise > 0:
+        context_BTS = replace_tokens(tokens_BTS, valid_BT, config.token_noise, generator)
     action_BTF = model.action_features(batch)
     summary_BTD = model.behavior.summary(model.codes(tokens_BTS))
     prior = model.prior(summary_BTD, action_BTF)
     noise = torch.randn(prior.mean.shape, generator=generator).to(prior.mean)
     z_BTZ = prior.sample(noise)
-    if config.own_frames > 0:
-        context_BTS = _replace_frames(model, context_BTS, action_BTF, z_BTZ, batch, config.own_frames, generator)
     out = model.predict(context_BTS, action_BTF, z_BTZ, batch)
 
     next_BT = valid_BT[:, 1:] & valid_BT[:, :-1]

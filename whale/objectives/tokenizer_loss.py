@@ -1,6 +1,7 @@
 """The tokenizer's objective: reconstruction plus commitment (van den Oord et al., 2017, equation 3)."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from whale.config import configclass
@@ -27,14 +28,16 @@ class TokenizerObjective(nn.Module):
         frames_BTHW3 = batch["frames"]
         patches_BTSP = self.model.patchify(frames_BTHW3.flatten(0, 1)).unflatten(0, frames_BTHW3.shape[:2])
         x_BTSC = self.model.encode_patches(patches_BTSP)
-        code_MC, token_M, commitment = self.model.quantizer(x_BTSC.flatten(0, 2))
+        code_MC, token_M = self.model.quantizer(x_BTSC.flatten(0, 2))
         decoded_BTSP = self.model.decode_codes(code_MC.view(x_BTSC.shape))
         valid_BT = batch["valid"][..., None, None]
         error = ((decoded_BTSP - patches_BTSP).square() * valid_BT).sum() / (
             valid_BT.sum() * patches_BTSP[0, 0].numel()
         )
         real_M = batch["valid"][..., None].expand(x_BTSC.shape[:3]).flatten()
-        self._seen = x_BTSC.detach().flatten(0, 2)[real_M], token_M[real_M]
+        x_MC = x_BTSC.flatten(0, 2)[real_M]
+        commitment = F.mse_loss(x_MC, self.model.quantizer.codebook_VC[token_M[real_M]])
+        self._seen = x_MC.detach(), token_M[real_M]
         figures = {"psnr": 10 * (4 / error.detach()).log10(), "commitment": commitment.detach()}  # patches span [-1, 1]
         return error + self.config.commitment * commitment, figures
 
@@ -44,9 +47,10 @@ class TokenizerObjective(nn.Module):
 
     def validate(self) -> dict[str, float]:
         """PSNR (dB), codebook usage and perplexity over the held-out frames."""
-        tokens_BTS = torch.stack([self.model.encode(clip) for clip in self._held_out])
+        held_out = self._held_out.to(self.model.position_SD.device)
+        tokens_BTS = torch.stack([self.model.encode(clip) for clip in held_out])
         decoded = torch.cat([self.model.decode(tokens_BTS[i : i + 8]) for i in range(0, len(tokens_BTS), 8)])
-        error = (decoded.float() - self._held_out.float()).square().mean((2, 3, 4)).clamp_min(1 / 12)
+        error = (decoded.float() - held_out.float()).square().mean((2, 3, 4)).clamp_min(1 / 12)
         share_V = torch.bincount(tokens_BTS.flatten(), minlength=self.model.num_codes) / tokens_BTS.numel()
         perplexity = torch.exp(-(share_V * share_V.clamp_min(1e-12).log()).sum())
         return {
