@@ -131,6 +131,49 @@ def test_a_folder_writer_killed_midway_leaves_the_old_folder(tmp_path):
     assert names(tmp_path) == ["export"]
 
 
+@pytest.mark.parametrize("renames", [0, 1, 2, 3])
+def test_a_folder_writer_killed_around_its_renames_leaves_a_whole_folder(tmp_path, renames):
+    """Killed after any number of its renames, and followed by a writer that fails, it leaves the old or the new."""
+    path = tmp_path / "export"
+    with publish_folder(path) as temporary:
+        (temporary / "file").write_text("old")
+    writer = start_writer(
+        "rename, done = Path.replace, 0\n"
+        "def replace(*args):\n"
+        "    global done\n"
+        f"    if done == {renames}:\n        ready()\n"
+        "    done += 1\n    return rename(*args)\n"
+        "Path.replace = replace\n"
+        f"with publish_folder(Path({str(path)!r})) as temporary:\n"
+        "    (temporary / 'file').write_text('new')\n"
+        "ready()\n"
+    )
+    kill(writer)
+    with pytest.raises(RuntimeError, match="stop"), publish_folder(path):
+        assert (path / "file").read_text() == ("old" if renames < 2 else "new")
+        raise RuntimeError("stop")
+    assert (path / "file").read_text() == ("old" if renames < 2 else "new")
+    assert names(tmp_path) == ["export"]
+
+
+def test_an_old_folder_whose_successor_cannot_be_renamed_is_put_back(tmp_path, monkeypatch):
+    path = tmp_path / "export"
+    with publish_folder(path) as temporary:
+        (temporary / "file").write_text("old")
+    rename = Path.replace
+
+    def replace(self, target):
+        if self == temporary:
+            raise OSError("no space left")
+        return rename(self, target)
+
+    with pytest.raises(OSError, match="no space"), monkeypatch.context() as patch, publish_folder(path) as temporary:
+        (temporary / "file").write_text("new")
+        patch.setattr(Path, "replace", replace)
+    assert (path / "file").read_text() == "old"
+    assert names(tmp_path) == ["export"]
+
+
 def test_files_that_only_read_are_published_too(tmp_path):
     with publish_folder(tmp_path / "export") as temporary:
         (temporary / "file").write_text("x")

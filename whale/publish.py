@@ -1,7 +1,8 @@
 """Atomic publication: a reader sees a whole file or folder, or none.
 
 Everything is written under a temporary name beside its destination, flushed to disk, and renamed. A process killed at
-any moment leaves at most a `.tmp-*` entry, which the next writer of the same name removes.
+any moment leaves at most `.tmp-*` entries, which the next writer of the same name removes. A folder is replaced in two
+renames; where a process was killed between them, that writer first puts the earlier folder back.
 """
 
 import contextlib
@@ -43,23 +44,34 @@ def publish_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def publish_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder to fill; on success it becomes `path`, replacing an earlier one."""
+    """Yield a temporary folder to fill; on success it becomes `path`, on an exception an earlier `path` stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(path)
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary, replaced = temporary_name(path), _replaced_name(path)
+    _settle(path)
     temporary.mkdir()
     try:
         yield temporary
         for entry in (*temporary.rglob("*"), temporary):
             sync(entry)
-        replaced = path.with_name(f".tmp-old-{path.name}")
-        shutil.rmtree(replaced, ignore_errors=True)
         if path.exists():
             path.replace(replaced)
         temporary.replace(path)
         sync(path.parent)
-        shutil.rmtree(replaced, ignore_errors=True)
     finally:
+        _settle(path)
+
+
+def _replaced_name(path: Path) -> Path:
+    """The name of the folder that `path` is about to replace; whatever has it is whole."""
+    return path.with_name(f".tmp-old-{path.name}")
+
+
+def _settle(path: Path) -> None:
+    """End a publication at whatever point it was left: at `path` is the new folder or the earlier one, and no rest."""
+    temporary, replaced = temporary_name(path), _replaced_name(path)
+    shutil.rmtree(temporary, ignore_errors=True)
+    if replaced.exists():
+        replaced.replace(temporary if path.exists() else path)
         shutil.rmtree(temporary, ignore_errors=True)
 
 
