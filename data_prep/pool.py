@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TypeVar
 
-from whale.errors import UserError
-
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -24,14 +22,6 @@ def _die_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
-
-
-def _guarded(function: Callable[[Job], Result], job: Job) -> Result | str:
-    """A UserError as its text, because the exception itself does not survive the way between processes."""
-    try:
-        return function(job)
-    except UserError as error:
-        return str(error)
 
 
 @contextlib.contextmanager
@@ -54,19 +44,11 @@ def open_pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
 def run_jobs(
     pool: ProcessPoolExecutor | None, function: Callable[[Job], Result], jobs: Iterable[Job]
 ) -> Iterator[tuple[Job, Result]]:
-    """Yield each job with its result as it is done. `function` returns no string.
-
-    Raises:
-        UserError: the first that a job raised.
-    """
+    """Yield each job with its result as it is done; the first exception that a job raised is raised here."""
     if pool is None:
         for job in jobs:
             yield job, function(job)
         return
-    futures = {pool.submit(_guarded, function, job): job for job in jobs}
+    futures = {pool.submit(function, job): job for job in jobs}
     for future in as_completed(futures):
-        result = future.result()
-        if isinstance(result, str):
-            problem, _, remedy = result.partition("\n  remedy: ")
-            raise UserError(problem, remedy)
-        yield futures[future], result
+        yield futures[future], future.result()

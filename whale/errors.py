@@ -8,4 +8,7 @@ class UserError(Exception):
     """
 
     def __init__(self, problem: str, remedy: str):
-        super().__init__(f"{problem}\n  remedy: {remedy}")
+        super().__init__(problem, remedy)  # both, so that it can be sent between processes
+
+    def __str__(self) -> str:
+        return "{}\n  remedy: {}".format(*self.args)

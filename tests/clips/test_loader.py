@@ -1,4 +1,7 @@
 import itertools
+import pickle
+import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +12,7 @@ from whale.actions import ActionStatus
 from whale.clips.loader import ClipLoader, DataConfig, DataSource
 from whale.clips.reader import ClipReader
 from whale.clips.stats import read_scale
+from whale.config import configclass, load_config
 from whale.errors import UserError
 
 
@@ -149,3 +153,40 @@ def test_wrong_combinations_are_refused(toy_folder, tmp_path, make_clip, make_fo
     other = make_folder(tmp_path / "other", [[make_clip(77)]])
     with pytest.raises(UserError, match="different action statistics"):
         ClipLoader(config_of(toy_folder, other), "train")
+
+
+def test_an_error_for_the_user_survives_the_way_between_processes():
+    error = pickle.loads(pickle.dumps(UserError("this is wrong", "do that")))
+    assert isinstance(error, UserError) and str(error) == "this is wrong\n  remedy: do that"
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_clip_damaged_on_disk_is_an_error_for_the_user(toy_folder, tmp_path, workers):
+    folder = shutil.copytree(toy_folder, tmp_path / "damaged")
+    for shard in folder.glob("train-*.tar"):
+        shard.write_bytes(bytes(shard.stat().st_size))
+    loader = ClipLoader(config_of(toy_folder, batch=23, workers=workers), "train")
+    for reader in loader._samples.readers:
+        reader.folder = folder  # the damage comes after the loader has looked at its first clip
+        reader._files.clear()
+    with pytest.raises(UserError, match=r"train-0000\d-00\d\.tar at byte \d+ is damaged"):
+        next(loader.batches())
+
+
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [("data.batch=0", "data: batch"), ("data.frames=0", "data: frames"), ("data.workers=-1", "data: workers"),
+     ("data.sources=[{folder: a, weight: 0}]", "data.sources.0: weight"),
+     ("data.sources=[{folder: a, weight: .inf}]", "data.sources.0: weight"),
+     ("data.sources=[{folder: a}, {folder: b, clips: 0}]", "data.sources.1: clips")],
+)  # fmt: skip
+def test_numbers_out_of_range_are_named_with_their_path(tmp_path, setting, complaint):
+    @configclass
+    class Config:
+        data: DataConfig
+
+    file = tmp_path / "data.yaml"
+    file.write_text("data: {sources: [{folder: a}], frames: 4, batch: 2}")
+    assert load_config(Config, [file]).data.batch == 2
+    with pytest.raises(UserError, match=re.escape(complaint)):
+        load_config(Config, [file], [setting])

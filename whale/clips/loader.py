@@ -1,5 +1,6 @@
 """Batches for training: the order of `mixture.py`, read by worker processes, cut into windows, sliced by rank."""
 
+import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +29,13 @@ class DataSource:
     clips: int | None = None
     """Use only the first this many clips of the split (few-shot adaptation); null uses all."""
 
+    def __post_init__(self) -> None:
+        """Check what types cannot say."""
+        if not 0 < self.weight < math.inf:
+            raise ValueError(f"weight {self.weight} must be positive and finite")
+        if self.clips is not None and self.clips < 1:
+            raise ValueError(f"clips {self.clips} must be at least 1, or null")
+
 
 @configclass
 class DataConfig:
@@ -44,6 +52,12 @@ class DataConfig:
     seed: int = 0
     """Seed of the order and of the crops."""
 
+    def __post_init__(self) -> None:
+        """Check what types cannot say."""
+        for name, least in (("frames", 1), ("batch", 1), ("workers", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} {getattr(self, name)} must be at least {least}")
+
 
 @dataclass(frozen=True)
 class OrderState:
@@ -59,16 +73,22 @@ class OrderState:
 
 
 class _Samples:
-    """Map-style dataset from a global position to a window's arrays; sent to the workers."""
+    """Map-style dataset from a global position to a window's arrays; sent to the workers.
+
+    A UserError is returned, not raised: the DataLoader would raise a RuntimeError with a traceback in its place.
+    """
 
     def __init__(self, config: DataConfig, readers: list[ClipReader], sizes: list[int], scales: dict[str, ActionScale]):
         self.config, self.readers, self.scales = config, readers, scales
         self.mixture = Mixture(sizes, [source.weight for source in config.sources], config.seed)
         self.names = list(scales)
 
-    def __getitem__(self, position: int) -> dict[str, np.ndarray]:
+    def __getitem__(self, position: int) -> dict[str, np.ndarray] | UserError:
         source, k = self.mixture.at(position)
-        clip = self.readers[source].read(k)
+        try:
+            clip = self.readers[source].read(k)
+        except UserError as error:
+            return error
         start = self.mixture.offset(position, max(1, clip.num_frames - self.config.frames + 1))
         arrays = window_arrays(clip, start, self.config.frames, self.scales[clip.info.dataset])
         arrays["embodiment"] = np.array(self.names.index(clip.info.dataset), np.int64)
@@ -76,10 +96,16 @@ class _Samples:
         return arrays
 
 
-def _collate(samples: list[dict[str, np.ndarray]]) -> dict[str, Any]:
+def _collate(samples: list[dict[str, np.ndarray] | UserError]) -> dict[str, Any] | UserError:
+    """Stack samples into a batch of tensors; of samples with errors, the first error."""
     import torch
 
-    return {name: torch.from_numpy(np.stack([sample[name] for sample in samples])) for name in samples[0]}
+    arrays = []
+    for sample in samples:
+        if isinstance(sample, UserError):
+            return sample
+        arrays.append(sample)
+    return {name: torch.from_numpy(np.stack([sample[name] for sample in arrays])) for name in arrays[0]}
 
 
 def _find_scales(config: DataConfig, given: dict[str, ActionScale] | None) -> dict[str, ActionScale]:
@@ -170,6 +196,9 @@ class ClipLoader:
         [B, T, 7]; `action_status` int64 [B, 7]; `action_type` int64 [B], an index into ActionType; `rewards` float32
         and `reward_mask` bool [B, T]; `terminated` and `terminated_mask` bool [B, T]; `valid` bool [B, T];
         `control_period_sec` float32 [B]; `embodiment` int64 [B], an index into `datasets`; `position` int64 [B].
+
+        Raises:
+            UserError: a clip is damaged.
         """
         from torch.utils.data import DataLoader
 
@@ -181,7 +210,10 @@ class ClipLoader:
             collate_fn=_collate,
             prefetch_factor=4 if workers else None,
         )
-        yield from loader
+        for batch in loader:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
 
     def state(self, position: int) -> OrderState:
         """Where a run stands that has drawn `position` samples over all ranks."""
