@@ -48,11 +48,20 @@ class Scores:
     """int [N, T, S]: tokens of the context, then the imagined ones."""
 
 
-def donors(num_episodes: int, seed: int) -> np.ndarray:
-    """Whose actions each episode is given: a random cycle through all episodes, so that none keeps its own."""
-    order = np.random.default_rng([seed, 2]).permutation(num_episodes)
-    donor = np.empty(num_episodes, int)
-    donor[order] = np.roll(order, 1)
+def donors(lengths: np.ndarray, seed: int) -> np.ndarray:
+    """Whose actions each episode is given: those of the next longer one, the longest those of the shortest.
+
+    In this cycle none keeps its own, and of the episodes that reach a horizon all but one at most are given actions
+    that reach it too. Among episodes of one length the order is random.
+
+    Args:
+        lengths: of the episodes in frames, int [N].
+        seed: of the random order.
+    """
+    shuffled = np.random.default_rng([seed, 2]).permutation(len(lengths))
+    order = shuffled[np.argsort(lengths[shuffled], kind="stable")]
+    donor = np.empty(len(lengths), int)
+    donor[order] = np.roll(order, -1)
     return donor
 
 
@@ -71,7 +80,7 @@ def measure(
                 f"{count} episodes reach horizon {horizon}, min_episodes asks for {config.min_episodes}",
                 "give more or longer episodes, or lower horizons or min_episodes",
             )
-    donor = donors(len(episodes), config.seed)
+    donor = donors(episodes.lengths, config.seed)
     progress = Progress("fidelity", len(episodes), "episodes")
     parts = []
     for start in range(0, len(episodes), config.batch):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from whale.cli import Task
 from whale.clips.reader import ClipReader
+from whale.errors import UserError
 from whale.eval import fidelity, value
 from whale.eval.config import FidelityConfig, ReportConfig, ValueConfig
 from whale.eval.episodes import read_episodes
@@ -16,6 +17,7 @@ from whale.eval.merge import merge
 from whale.eval.report import write_report
 from whale.eval.results import Figure, hold_to, rounded, table, write_part
 from whale.metrics.frames import PSNR_CAP_DB
+from whale.sim.base import Camera
 from whale.sim.policies import SKILLS
 
 if TYPE_CHECKING:
@@ -26,6 +28,16 @@ def _load(folder: Path) -> "WorldModel":
     from whale.models.world_model import WorldModel
 
     return WorldModel.from_pretrained(folder)
+
+
+def _check_size(model: "WorldModel", folder: Path, frame_shape: tuple[int, ...], clips: Path | None) -> None:
+    """Refuse a model of another size than the frames (H, W, 3) of `clips`, or of the tabletop where that is None."""
+    (height, width, _), own = frame_shape, model.config.tokenizer.image_px
+    if (height, width) != (own, own):
+        raise UserError(
+            f"{clips or 'the tabletop'} gives frames of {height} x {width} px, the model {folder} takes {own} x {own}",
+            f"name a model trained on {height} px" + (f", or clips converted with size_px={own}" if clips else ""),
+        )
 
 
 def _identity(model: "WorldModel", reader: ClipReader) -> dict[str, Any]:
@@ -44,6 +56,7 @@ def run_fidelity(config: FidelityConfig) -> None:
     longest, shortest = (config.context_frames + config.horizons[i] for i in (-1, 0))
     episodes = read_episodes(reader, longest, shortest, config.max_episodes, config.seed)
     model = _load(config.model)
+    _check_size(model, config.model, episodes.frames.shape[2:], config.clips)
     scores = fidelity.measure(model, functools.partial(Imagination, model), episodes, config)
     found = hold_to(fidelity.figures(scores, config), config.needs)
     content = _identity(model, reader) | {
@@ -73,6 +86,11 @@ def run_value(config: ValueConfig) -> None:
     reader = ClipReader(config.clips, "train")
     model = _load(config.model)
     weak = _load(config.undertrained) if config.undertrained else None
+    for folder, each in ((config.model, model), (config.undertrained, weak)):
+        if folder and each:
+            _check_size(each, folder, (Camera().size_px, Camera().size_px, 3), None)
+    if (frames := reader.read(0).frames) is not None:
+        _check_size(model, config.model, frames.shape[1:], config.clips)
     predict, num_fitted = value.fit_actions_only(reader, config.horizon)
     truth = value.run_truth(config)
     returns = {"model": value.run_imagined(functools.partial(Imagination, model), truth, config, "value")}

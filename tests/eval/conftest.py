@@ -23,9 +23,10 @@ PATCH_PX = 8
 class Simulator:
     """Stands where a WorldModel stands."""
 
-    def __init__(self, levels=1, drift=0.0, name="perfect"):
+    def __init__(self, levels=1, drift=0.0, name="perfect", image_px=64):
         self.levels, self.drift = levels, drift
         self.checkpoint_hash = f"hash-of-{name}"
+        self.config = SimpleNamespace(tokenizer=SimpleNamespace(image_px=image_px))
         self.tokenizer = SimpleNamespace(fingerprint="fingerprint-of-patch-book")
         self.states = {}
         self._ids, self._patches = {}, []

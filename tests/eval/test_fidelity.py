@@ -104,7 +104,7 @@ def test_batch_size_changes_nothing(world, fakes):
 def test_shuffled_actions_are_another_episodes_after_the_true_context(world, fakes):
     models, reader = world
     episodes, config = episodes_of(reader), make_config()
-    donor, seen = fidelity.donors(len(episodes), config.seed), []
+    donor, seen = fidelity.donors(episodes.lengths, config.seed), []
 
     class Recorder(fakes.Imagination):
         def __init__(self, *args, **inputs):
@@ -125,9 +125,38 @@ def test_shuffled_actions_are_another_episodes_after_the_true_context(world, fak
 
 @pytest.mark.parametrize("n", [2, 3, 10, 101])
 def test_nobody_keeps_its_own_actions_and_everybodys_are_used(n):
-    donor = fidelity.donors(n, seed=3)
-    assert sorted(donor) == list(range(n))
-    assert (donor != np.arange(n)).all()
+    for lengths in (np.full(n, 9), np.random.default_rng(n).integers(5, 9, n)):
+        donor = fidelity.donors(lengths, seed=3)
+        assert sorted(donor) == list(range(n))
+        assert (donor != np.arange(n)).all()
+
+
+def test_all_but_one_of_those_that_reach_a_horizon_are_lent_actions_by_one_that_does():
+    lengths = np.random.default_rng(0).integers(5, 13, 40)
+    drawn = [fidelity.donors(lengths, seed) for seed in range(20)]
+    for donor in drawn:
+        for shortest in np.unique(lengths)[1:]:
+            reaches = lengths >= shortest
+            assert (reaches & reaches[donor]).sum() == reaches.sum() - 1
+    assert len({donor.tobytes() for donor in drawn}) == 20  # among equal lengths it is the seed's choice
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_two_episodes_that_reach_the_horizon_are_enough(world, fakes, seed):
+    episodes = episodes_of(world[1])
+    episodes = replace(episodes, lengths=np.where(np.isin(np.arange(NUM), [2, 7]), 12, 9))
+    scores = scores_of(world, fakes, "drifting", episodes, seed=seed)
+    by_name = {figure.name: figure for figure in fidelity.figures(scores, make_config(seed=seed))}
+    assert by_name["psnr_h8"].n == 2
+    assert by_name["action_following_psnr"].n == 1 and np.isfinite(by_name["action_following_psnr"].value)
+    assert np.isfinite(fidelity.curve(scores.psnr["shuffled"], seed)["mean"]).all()
+
+
+def test_a_horizon_that_one_episode_reaches_is_refused_before_any_is_imagined(world):
+    episodes = episodes_of(world[1])
+    episodes = replace(episodes, lengths=np.where(np.arange(NUM) == 4, 12, 9))
+    with pytest.raises(UserError, match="1 episodes reach horizon 8, min_episodes asks for 2"):
+        fidelity.measure(world[0]["perfect"], None, episodes, make_config())
 
 
 def test_short_episodes_are_left_out_where_they_do_not_reach(world, fakes):
@@ -136,7 +165,7 @@ def test_short_episodes_are_left_out_where_they_do_not_reach(world, fakes):
     short[:3] = True
     episodes = replace(episodes, lengths=np.where(short, 9, 12))  # reach horizon 4 (9 >= 4 + 4), not 8
     scores = scores_of(world, fakes, "drifting", episodes)
-    donor = fidelity.donors(len(episodes), 0)
+    donor = fidelity.donors(episodes.lengths, 0)
     np.testing.assert_array_equal(np.isnan(scores.psnr["model"][:, 3]), short)
     np.testing.assert_array_equal(np.isnan(scores.psnr["shuffled"][:, 3]), short | short[donor])
     assert not np.isnan(scores.psnr["model"][:, :3]).any()

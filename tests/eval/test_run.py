@@ -164,3 +164,31 @@ def test_what_the_report_refuses(pipeline):
         run.run_report(pipeline)
     assert not (out / "results.json").exists()
     assert not (out / "report.html").exists()
+
+
+def test_a_model_of_another_frame_size_is_refused(finished, fakes, tmp_path, monkeypatch):
+    """Before anything is run, which these models could not: they do not know the scenes."""
+    models = {"right": fakes.Simulator(), "small": fakes.Simulator(image_px=32)}
+    monkeypatch.setattr(run, "_load", lambda folder: models[folder.name])
+    right, small, out = Path("right"), Path("small"), tmp_path / "out"
+    halved = [replace(clip, frames=clip.frames[:, ::2, ::2]) for clip in fakes.record(2, 6, "train", [])]
+    halved = fakes.write_clips(tmp_path / "halved", halved)
+
+    def scored(model, **changes):
+        return FidelityConfig(**({"out": out, "model": model, "clips": finished / "clips"} | changes))
+
+    def valued(model, **changes):
+        return ValueConfig(**({"out": out, "model": model, "clips": finished / "clips"} | changes))
+
+    is_64 = r"gives frames of 64 x 64 px, the model small takes 32 x 32\n  remedy: name a model trained on 64 px"
+    is_32 = r"halved gives frames of 32 x 32 px, the model right takes 64 x 64(.|\n)*size_px=64"
+    with pytest.raises(UserError, match=f"clips {is_64}, or clips converted with size_px=32"):
+        run.run_fidelity(scored(small, horizons=(1, 8)))
+    with pytest.raises(UserError, match=is_32):
+        run.run_fidelity(scored(right, clips=halved, split="train", horizons=(1,), judge_horizon=1))
+    for config in (valued(small), valued(right, undertrained=small)):
+        with pytest.raises(UserError, match=f"the tabletop {is_64}$"):
+            run.run_value(config)
+    with pytest.raises(UserError, match=is_32):
+        run.run_value(valued(right, clips=halved))
+    assert not out.exists()
