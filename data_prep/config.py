@@ -17,17 +17,24 @@ class CollectConfig:
     out: Path
     """Folder that receives `tabletop/<version>`, replacing an earlier one."""
     episodes: Positive
-    """How many episodes; the policies take turns."""
+    """How many episodes, a million at most; the policies take turns."""
     steps: Annotated[int, Field(ge=2)] = 36
     """Frames an episode, the first included."""
     shards: Positive = 4
     """TFRecord files to spread the episodes over."""
     seed: int = 0
-    """Start states and policies' noise."""
+    """Start states and policies' noise, 0 to 999: what lies beyond is kept for the start states of `eval value`."""
     scene: Literal["standard", "shifted"] = "standard"
     """`shifted` has another camera and other colours."""
     policies: tuple[str, ...] | None = None
     """Names from whale/sim/policies.py; null takes all twelve."""
+
+    def __post_init__(self) -> None:
+        """Keep episodes apart from those of other seeds and from what they are evaluated on."""
+        if not 0 <= self.seed < 1000:
+            raise ValueError(f"seed {self.seed} must be from 0 to 999")
+        if self.episodes > 1_000_000:
+            raise ValueError(f"episodes {self.episodes} must be at most 1000000")
 
 
 @configclass

@@ -75,8 +75,8 @@ class ValueConfig:
 
     def __post_init__(self) -> None:
         """Check what types cannot say."""
-        if self.context_frames < 1 or self.horizon < 1 or self.num_starts < 2:
-            raise ValueError("context_frames and horizon must be at least 1, num_starts at least 2")
+        if self.context_frames < 1 or self.horizon < 1 or self.num_starts < 2 or self.seed < 0:
+            raise ValueError("context_frames and horizon must be at least 1, num_starts at least 2, seed at least 0")
 
 
 @configclass

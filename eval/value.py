@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 DATASET = "tabletop"
 FIRST_START_SEED = 1_000_000_000
-"""Seeds of start states begin here, far above those of collected episodes."""
+"""Seeds of start states begin here, where those of collected episodes end: `CollectConfig` goes no further."""
 STANDING_STILL = np.array([0, 0, 0, 0, 0, 0, 1], np.float32)
 RIDGE = 1e-2
 """Penalty of the null baseline for standardised features, relative to the number of episodes."""

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -74,3 +76,19 @@ def test_equal_settings_give_equal_files_and_wrong_ones_are_refused(whale, rlds,
     assert ran.code == 2 and "fewer `shards`" in ran.err and not (tmp_path / "b").exists()
     with pytest.raises(UserError, match="no policy 'expart'"):
         simulate(CollectConfig(out=tmp_path, episodes=1, policies=("expart",)), 0, 1)
+
+
+def test_no_collected_episode_starts_where_evaluation_does(tmp_path):
+    """The last episode of the last seed still lies below the first start state."""
+    from whale.eval.config import ValueConfig
+    from whale.eval.value import run_truth
+
+    config = CollectConfig(out=tmp_path, seed=999, episodes=EPISODES_PER_SEED, steps=2)
+    last = simulate(config, config.episodes - 1, 1)["seed"]
+    starts = ValueConfig(out="out", model="model", clips="clips", num_starts=2, horizon=1, seed=0)
+    assert last < run_truth(starts).start_seeds.min()
+    for wrong in ({"seed": 1000}, {"seed": -1}, {"episodes": EPISODES_PER_SEED + 1}):
+        with pytest.raises(ValueError, match="must be"):
+            CollectConfig(**({"out": tmp_path, "episodes": 4} | wrong))
+    with pytest.raises(ValueError, match="seed"):
+        replace(starts, seed=-1)
