@@ -76,13 +76,19 @@ def save_checkpoint(
 
 def find_checkpoints(folder: Path) -> list[Checkpoint]:
     """Complete checkpoints, oldest first."""
-    found = [path.parent for path in folder.glob(f"step_*/{COMPLETE}")]
-    return sorted((Checkpoint(path, int(path.name.removeprefix("step_"))) for path in found), key=lambda c: c.step)
+    steps = {path.parent: path.parent.name.removeprefix("step_") for path in folder.glob(f"step_[0-9]*/{COMPLETE}")}
+    found = [Checkpoint(path, int(step)) for path, step in steps.items() if step.isdecimal()]
+    return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
 def damage(checkpoint: Checkpoint) -> str | None:
     """What is wrong with a checkpoint's files, or None."""
-    hashes: dict[str, str] = json.loads((checkpoint.folder / COMPLETE).read_text())
+    try:
+        hashes = json.loads((checkpoint.folder / COMPLETE).read_text())
+    except ValueError:  # no JSON, or no UTF-8
+        hashes = None
+    if not isinstance(hashes, dict):
+        return f"{checkpoint.folder / COMPLETE} does not list the sha256 of the other files"
     for name, expected in hashes.items():
         path = checkpoint.folder / name
         if not path.is_file():

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -81,10 +82,15 @@ def load_export(folder: Path, model: nn.Module, prefix: str = "") -> str:
     """Copy an export's weights into a model; returns the sha256 of the weights file.
 
     With a prefix, only the tensors under it are taken (the tokenizer of a world model).
+
+    Raises:
+        UserError: the file is damaged, or its weights do not fit the model.
     """
     path = folder / "model.safetensors"
-    tensors: dict[str, Tensor] = {
-        name.removeprefix(prefix): value for name, value in load_file(path).items() if name.startswith(prefix)
-    }
+    try:
+        stored: dict[str, Tensor] = load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged: {error}", "copy it again, or export the checkpoint again") from None
+    tensors = {name.removeprefix(prefix): value for name, value in stored.items() if name.startswith(prefix)}
     load_weights(model, tensors, str(path))
     return sha256_file(path)

@@ -1,0 +1,37 @@
+import pytest
+import torch
+from torch import nn
+
+from whale.checkpoint import COMPLETE, Checkpoint, damage, find_checkpoints, save_checkpoint
+from whale.clips.loader import OrderState
+
+
+@pytest.fixture
+def saved(tmp_path) -> Checkpoint:
+    model = nn.Linear(3, 2)
+    return save_checkpoint(tmp_path, 7, model, [torch.optim.AdamW(model.parameters())], OrderState(0, 0, 7, 1))
+
+
+def test_only_folders_of_a_step_are_checkpoints(saved, tmp_path):
+    save_checkpoint(tmp_path, 12, nn.Linear(3, 2), [], OrderState(0, 0, 12, 1))
+    for name in ("step_best", "step_", "step_0000007.bak", "notes"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / COMPLETE).write_text("{}")
+    (tmp_path / "step_0000003").mkdir()  # without COMPLETE
+    assert [checkpoint.step for checkpoint in find_checkpoints(tmp_path)] == [7, 12]
+
+
+def test_damage_is_named(saved):
+    assert damage(saved) is None
+    state = saved.folder / "state.json"
+    content = state.read_text()
+    state.write_text(content.replace("7", "8"))
+    assert "state.json does not have the sha256" in damage(saved)
+    state.unlink()
+    assert damage(saved) == f"{state} is missing"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe"])
+def test_a_complete_file_that_lists_no_hashes_is_a_fault(saved, content):
+    (saved.folder / COMPLETE).write_bytes(content)
+    assert damage(saved).startswith(f"{saved.folder / COMPLETE} ")
