@@ -1,5 +1,6 @@
 """What README.md tells people to type is what there is."""
 
+import json
 import re
 from pathlib import Path
 
@@ -71,3 +72,13 @@ def test_relative_links_of_the_documents_lead_somewhere():
         for target in re.findall(r"\]\(([^)#\s]+)", read(name)):
             if "://" not in target:
                 assert (REPO / target).exists(), f"{name} links to {target}"
+
+
+def test_the_results_table_shows_the_committed_results():
+    figures = {figure["name"]: figure for figure in json.loads(read("docs/demo/results.json"))["figures"]}
+    rows = re.findall(r"^\| `(\w+)` \| ([-\d.]+)(?: dB)? \| ([-\d.]+) to ([-\d.]+) \|", read("README.md"), re.MULTILINE)
+    assert len(rows) >= 12
+    for name, *shown in rows:
+        assert shown == [f"{figures[name][key]:.2f}" for key in ("value", "low", "high")], name
+    assert {name for name, figure in figures.items() if figure["need"]} <= {name for name, *_ in rows}
+    assert json.loads(read("docs/demo/results.json"))["environment"]["commit"] in read("README.md")
