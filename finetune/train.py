@@ -22,8 +22,8 @@ def adapt_world_model(config: WorldModelAdaptationConfig) -> None:
                 f"{source.folder} holds token clips (tokenizer {made_by}); adaptation fits the tokenizer to pixels",
                 "name the folder of the pixel clips",
             )
-    source = read_config(config.source, ("world_model",), WorldModelConfig)
-    size, found = source.tokenizer.image_px, ClipLoader(config.demos, "train").frame_shape
+    size = read_config(config.source, ("world_model",), WorldModelConfig).tokenizer.image_px
+    found = ClipLoader(config.demos, "train").frame_shape
     if found != (size, size, 3):
         raise UserError(
             f"the demonstrations are {found} frames, {config.source} takes {size} px",
