@@ -100,4 +100,3 @@ def test_no_tensorflow_outside_collect_and_convert(demo):
                 [sys.executable, "-c", code, *words[1:], *overrides(words)], cwd=folder, capture_output=True, text=True
             )
             assert run.stdout.splitlines()[-1] == "False 0", run.stdout + run.stderr
-
