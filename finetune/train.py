@@ -1,6 +1,6 @@
 """`whale finetune world_model`: adapt an exported world model to a few demonstrations."""
 
-from whale.clips.loader import ClipLoader
+from whale.clips.loader import ClipLoader, manifest_hashes
 from whale.clips.reader import ClipReader
 from whale.config import to_values
 from whale.errors import UserError
@@ -35,7 +35,11 @@ def adapt_world_model(config: WorldModelAdaptationConfig) -> None:
     held_out = held_out_batches(config.demos, model.scales, config.validation_batches)
     objective = DynamicsObjective(model, config.loss, held_out)
     figures = fit(objective, loader, config.run, config.loop, config.optim, config.engine, config.tracker, config)
-    data = {str(s.folder): ClipReader(s.folder, "train").manifest.hash for s in config.demos.sources}
-    record = {"step": config.loop.steps, "figures": figures, "config": to_values(config), "data": data}
+    record = {
+        "step": config.loop.steps,
+        "figures": figures,
+        "config": to_values(config),
+        "data": manifest_hashes(config.demos),
+    }
     save_export(config.run / "export", "world_model", model, model.config, record)
     say(f"exported {config.run / 'export'} (adapted to {sum(loader.sizes)} clips)")

@@ -7,7 +7,7 @@ import numpy as np
 from safetensors.torch import load_file
 
 from whale.checkpoint import Checkpoint, damage, find_checkpoints, load_weights
-from whale.clips.loader import ClipLoader
+from whale.clips.loader import ClipLoader, manifest_hashes
 from whale.clips.reader import ClipReader
 from whale.config import load_config, to_values
 from whale.errors import UserError
@@ -73,7 +73,7 @@ def export(config: ExportConfig) -> None:
         "step": checkpoint.step,
         "order": order,
         "config": to_values(training),
-        "data": {str(s.folder): ClipReader(s.folder, "train").manifest.hash for s in training.data.sources},
+        "data": manifest_hashes(training.data),
     }
     save_export(config.out, "world_model", model, model.config, record)
     say(f"exported step {checkpoint.step} to {config.out} ({num_parameters(model) / 1e6:.2f}M parameters)")

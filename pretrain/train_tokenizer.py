@@ -4,8 +4,7 @@ from itertools import islice
 
 import torch
 
-from whale.clips.loader import ClipLoader
-from whale.clips.reader import ClipReader
+from whale.clips.loader import ClipLoader, manifest_hashes
 from whale.config import to_values
 from whale.errors import UserError
 from whale.export import save_export
@@ -32,8 +31,12 @@ def train_tokenizer(config: TrainTokenizerConfig) -> None:
     _initialise(model, loader, config)  # a checkpoint, if there is a sound one, replaces it
     objective = TokenizerObjective(model, config.loss, held_out_frames(config.data, config.validation_clips))
     figures = fit(objective, loader, config.run, config.loop, config.optim, config.engine, config.tracker, config)
-    data = {str(source.folder): ClipReader(source.folder, "train").manifest.hash for source in config.data.sources}
-    training = {"step": config.loop.steps, "figures": figures, "config": to_values(config), "data": data}
+    training = {
+        "step": config.loop.steps,
+        "figures": figures,
+        "config": to_values(config),
+        "data": manifest_hashes(config.data),
+    }
     save_export(config.run / "export", "tokenizer", model, config.model, training)
     say(f"exported {config.run / 'export'} (fingerprint {model.fingerprint}, PSNR {figures['psnr']:.2f} dB)")
 

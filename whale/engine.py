@@ -3,6 +3,7 @@
 The loop knows this interface only. The back end is accelerate, on one device: a CPU or a GPU.
 """
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -74,7 +75,7 @@ class Engine:
         """
         parameters = [p for group in self._groups() for p in group["params"]]
         norm = float(self._accelerator.clip_grad_norm_(parameters, self.grad_clip))
-        if not torch.isfinite(torch.tensor(norm)):
+        if not math.isfinite(norm):
             raise UserError(
                 f"the gradient norm is {norm} at {where}; the update was not made",
                 "look at these samples, lower the learning rate, or go on from the last checkpoint with another seed",

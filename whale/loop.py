@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +52,9 @@ class LoopConfig:
 class Objective(Protocol):
     """What is trained: a module whose forward gives the loss, and the model inside it."""
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module:
+        """What is trained, saved and exported."""
 
     def __call__(self, batch: dict[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch and figures to log."""
@@ -63,6 +65,9 @@ class Objective(Protocol):
     def validate(self) -> dict[str, float]:
         """Figures on held-out clips."""
 
+    def train(self, mode: bool = True) -> Any:
+        """Turn training mode on or off (of torch.nn.Module)."""
+
 
 def step_generator(seed: int, step: int, rank: int) -> torch.Generator:
     """All randomness of one step on one rank, a pure function of its arguments: a checkpoint need not hold any."""
@@ -71,7 +76,7 @@ def step_generator(seed: int, step: int, rank: int) -> torch.Generator:
 
 
 def fit(
-    objective: Any,
+    objective: Objective,
     loader: ClipLoader,
     folder: Path,
     config: LoopConfig,
@@ -87,7 +92,7 @@ def fit(
     """
     claim(folder, run_config)
     optimizers = build_optimizers(objective.model, optim)
-    engine = Engine(engine_config, objective, optimizers, optim.grad_clip)
+    engine = Engine(engine_config, cast(nn.Module, objective), optimizers, optim.grad_clip)
     step, position = _resume(folder, objective.model, optimizers, loader)
     progress, figures, note = Progress(folder.name, config.steps, "steps", done=step), {}, ""
     batches, meter = loader.batches(position), _Meter(loader)
@@ -178,8 +183,8 @@ def _require_finite(loss: Tensor, where: str) -> None:
         )
 
 
-def _validate(objective: Any) -> dict[str, float]:
-    objective.eval()
+def _validate(objective: Objective) -> dict[str, float]:
+    objective.train(False)
     with torch.no_grad():
         figures = objective.validate()
     objective.train()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from whale.errors import UserError
-from whale.models.dynamics import Prediction
+from whale.models.dynamics import Prediction, action_features
 from whale.models.tokenizer import VideoTokenizer
 from whale.models.world_model import WorldModel
 
@@ -102,7 +102,7 @@ class Imagination:
             )
         scaled_B1A = torch.from_numpy(self._scale.scale(actions)).to(self.model.dynamics.position_RD)[:, None]
         mask_B1A = constant["actuated"].expand_as(scaled_B1A)
-        feature_B1F = model.to_features(
+        feature_B1F = action_features(
             scaled_B1A * mask_B1A, mask_B1A, constant["action_status"], constant["action_type"]
         )
         tokens_B1S = self._tokens_BS[:, None]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from whale.actions import ACTION_DIM
 from whale.config import configclass
-from whale.models.layers import RMSNorm, SwiGLU, check_heads
+from whale.models.layers import ResidualSwiGLU, check_heads
 from whale.models.st_transformer import FrameCache, SpatialTemporalTransformer
 
 
@@ -56,18 +56,6 @@ def kl_divergence(q: Gaussian, p: Gaussian) -> Tensor:
     return 0.5 * (variance_ratio + distance - 1 - 2 * (q.log_std - p.log_std)).sum(-1)
 
 
-class StepLayer(nn.Module):
-    """A residual feed-forward layer on each step alone."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.norm, self.mlp = RMSNorm(width), SwiGLU(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., D] -> [..., D]."""
-        return x + self.mlp(self.norm(x))
-
-
 class FrameSummary(nn.Module):
     """One vector a frame that keeps where things are: a few channels of every token, side by side."""
 
@@ -90,12 +78,12 @@ class Behavior(nn.Module):
         self.summary = FrameSummary(code_dim, tokens_per_frame, config)
         self.action_in = nn.Linear(action_features, config.width)
         self.prior = SpatialTemporalTransformer(config.width, config.heads, config.depth, band, has_space=False)
-        self.posterior = nn.Sequential(*(StepLayer(config.width) for _ in range(config.depth)))
+        self.posterior = nn.Sequential(*(ResidualSwiGLU(config.width) for _ in range(config.depth)))
         self.prior_out = nn.Linear(config.width, 2 * config.dim)
         self.posterior_out = nn.Linear(config.width, 2 * config.dim)
         self.decoder = nn.Sequential(
             nn.Linear(config.width + config.dim, config.width),
-            StepLayer(config.width),
+            ResidualSwiGLU(config.width),
             nn.Linear(config.width, ACTION_DIM),
         )
         self.log_std_A = nn.Parameter(torch.zeros(ACTION_DIM))

@@ -53,17 +53,17 @@ class Prediction(NamedTuple):
     """Logit of the next frame being terminal."""
 
 
-class ActionFeatures(nn.Module):
-    """Scaled action, status of each dimension and action type as one vector; unknown dimensions are zero and say so."""
+def action_features(actions_BTA: Tensor, mask_BTA: Tensor, status_BA: Tensor, type_B: Tensor) -> Tensor:
+    """Scaled action, status of each dimension and action type as one vector; unknown dimensions are zero and say so.
 
-    def forward(self, actions_BTA: Tensor, mask_BTA: Tensor, status_BA: Tensor, type_B: Tensor) -> Tensor:
-        """Scaled actions, their bool mask, ActionStatus int64 [B, A], ActionType index int64 [B] -> [B, T, F]."""
-        status_BTA = torch.where(
-            mask_BTA | (status_BA == ActionStatus.FIXED)[:, None], status_BA[:, None], int(ActionStatus.UNKNOWN)
-        )
-        one_hot = F.one_hot(status_BTA, len(ActionStatus)).flatten(-2).to(actions_BTA.dtype)
-        kind = F.one_hot(type_B, len(ActionType)).to(actions_BTA.dtype)[:, None].expand(-1, actions_BTA.shape[1], -1)
-        return torch.cat([actions_BTA * mask_BTA, one_hot, kind], -1)
+    Scaled actions, their bool mask, ActionStatus int64 [B, A], ActionType index int64 [B] -> [B, T, F].
+    """
+    status_BTA = torch.where(
+        mask_BTA | (status_BA == ActionStatus.FIXED)[:, None], status_BA[:, None], int(ActionStatus.UNKNOWN)
+    )
+    one_hot = F.one_hot(status_BTA, len(ActionStatus)).flatten(-2).to(actions_BTA.dtype)
+    kind = F.one_hot(type_B, len(ActionType)).to(actions_BTA.dtype)[:, None].expand(-1, actions_BTA.shape[1], -1)
+    return torch.cat([actions_BTA * mask_BTA, one_hot, kind], -1)
 
 
 class Dynamics(nn.Module):

@@ -78,6 +78,18 @@ class SwiGLU(nn.Module):
         return self.out(F.silu(gate) * value)
 
 
+class ResidualSwiGLU(nn.Module):
+    """A residual feed-forward layer on each vector alone."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm, self.mlp = RMSNorm(width), SwiGLU(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D]."""
+        return x + self.mlp(self.norm(x))
+
+
 class LocalStem(nn.Module):
     """Code vectors to the transformer's width through a 3 x 3 convolution over the token grid.
 

@@ -1,6 +1,6 @@
 """Vector quantisation with an EMA codebook (van den Oord et al., 2017; appendix A.1).
 
-Legend: M vectors, C their dimension, V codes. The codebook starts from k-means on change-weighted patches, and codes
+Legend: M vectors, C their dimension, V codes. The codebook starts from k-means on weighted vectors, and codes
 that fall out of use are moved onto vectors of the current batch.
 """
 

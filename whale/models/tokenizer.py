@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from whale.config import configclass
 from whale.export import load_export, read_config, read_export
-from whale.models.layers import FrameCache, LocalStem, RMSNorm, SwiGLU, check_heads, full_precision
+from whale.models.layers import FrameCache, LocalStem, ResidualSwiGLU, check_heads, full_precision
 from whale.models.quantizer import QuantizerConfig, VectorQuantizer
 from whale.models.st_transformer import SpatialTemporalTransformer
 
@@ -60,19 +60,6 @@ class TokenizerConfig:
         return self.grid**2
 
 
-class PatchLayer(nn.Module):
-    """A residual feed-forward layer on each patch alone; starts as the identity."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.norm, self.mlp = RMSNorm(dim), SwiGLU(dim)
-        nn.init.zeros_(self.mlp.out.weight)
-
-    def forward(self, x_NSC: Tensor) -> Tensor:
-        """[N, S, C] -> [N, S, C]."""
-        return x_NSC + self.mlp(self.norm(x_NSC))
-
-
 class VideoTokenizer(nn.Module):
     """Frames to tokens and back."""
 
@@ -81,7 +68,9 @@ class VideoTokenizer(nn.Module):
         self.config = config
         patch_values, dim, width = 3 * config.patch_px**2, config.quantizer.dim, config.width
         self.patch_to_code = nn.Linear(patch_values, dim)
-        self.encoder = nn.ModuleList(PatchLayer(dim) for _ in range(config.encoder_depth))
+        self.encoder = nn.Sequential(*(ResidualSwiGLU(dim) for _ in range(config.encoder_depth)))
+        for layer in self.encoder:
+            nn.init.zeros_(layer.mlp.out.weight)  # starts as the identity, so that codes start as components of patches
         self.quantizer = VectorQuantizer(config.quantizer)
         self.code_to_width = LocalStem(dim, width)
         self.position_SD = nn.Parameter(0.02 * torch.randn(config.tokens_per_frame, width))
@@ -123,10 +112,7 @@ class VideoTokenizer(nn.Module):
 
     def encode_patches(self, patches_NSP: Tensor) -> Tensor:
         """Float [N, S, P] -> code vectors before quantisation [N, S, C]."""
-        x_NSC = self.patch_to_code(patches_NSP)
-        for block in self.encoder:
-            x_NSC = block(x_NSC)
-        return x_NSC
+        return self.encoder(self.patch_to_code(patches_NSP))
 
     @torch.no_grad()
     def encode(self, frames_NHW3: Tensor) -> Tensor:

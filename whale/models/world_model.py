@@ -17,7 +17,7 @@ from whale.config import configclass
 from whale.export import load_export, read_config
 from whale.models.behavior import Behavior, BehaviorConfig, Gaussian
 from whale.models.dataset_card import DatasetCard
-from whale.models.dynamics import ACTION_FEATURES, ActionFeatures, Dynamics, DynamicsConfig, Prediction
+from whale.models.dynamics import ACTION_FEATURES, Dynamics, DynamicsConfig, Prediction, action_features
 from whale.models.st_transformer import FrameCache
 from whale.models.tokenizer import TokenizerConfig, VideoTokenizer
 
@@ -47,7 +47,6 @@ class WorldModel(nn.Module):
         self.config = config
         self.tokenizer = VideoTokenizer(config.tokenizer)
         grid, code_dim = config.tokenizer.grid, config.tokenizer.quantizer.dim
-        self.to_features = ActionFeatures()
         self.behavior = Behavior(code_dim, grid**2, ACTION_FEATURES, config.dynamics.band, config.behavior)
         self.dynamics = Dynamics(
             (config.tokenizer.quantizer.num_codes, code_dim),
@@ -83,7 +82,7 @@ class WorldModel(nn.Module):
 
     def action_features(self, batch: dict[str, Tensor]) -> Tensor:
         """Features [B, T, F] of a batch's scaled actions."""
-        return self.to_features(batch["actions"], batch["action_mask"], batch["action_status"], batch["action_type"])
+        return action_features(batch["actions"], batch["action_mask"], batch["action_status"], batch["action_type"])
 
     def prior(self, summary_BTD: Tensor, action_BTF: Tensor) -> Gaussian:
         """p(z | tau_h) over a whole clip: each frame with the action before it."""
