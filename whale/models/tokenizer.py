@@ -68,9 +68,10 @@ class VideoTokenizer(nn.Module):
         self.config = config
         patch_values, dim, width = 3 * config.patch_px**2, config.quantizer.dim, config.width
         self.patch_to_code = nn.Linear(patch_values, dim)
-        self.encoder = nn.Sequential(*(ResidualSwiGLU(dim) for _ in range(config.encoder_depth)))
-        for layer in self.encoder:
+        layers = [ResidualSwiGLU(dim) for _ in range(config.encoder_depth)]
+        for layer in layers:
             nn.init.zeros_(layer.mlp.out.weight)  # starts as the identity, so that codes start as components of patches
+        self.encoder = nn.Sequential(*layers)
         self.quantizer = VectorQuantizer(config.quantizer)
         self.code_to_width = LocalStem(dim, width)
         self.position_SD = nn.Parameter(0.02 * torch.randn(config.tokens_per_frame, width))
