@@ -55,6 +55,7 @@ def test_help_answers_in_under_half_a_second():
     for stage, (_, tasks) in cli.TASKS.items():
         for task, line in tasks.items():
             assert [stage, task, line] in shown
+    assert any(line.startswith("  status ") and line.endswith(cli.STATUS) for line in answer.stdout.splitlines())
     assert min(seconds) < 0.5
 
 
@@ -74,7 +75,13 @@ def test_no_words_are_a_request_for_help(capsys):
 def test_a_stage_alone_lists_its_tasks_and_no_others(capsys, words):
     assert cli.main(words) == 0
     shown = capsys.readouterr().out
-    assert "fidelity" in shown and "tokenizer" not in shown
+    assert "fidelity" in shown and "tokenizer" not in shown and "status" not in shown
+
+
+@pytest.mark.parametrize("words", [["status", "--help"], ["status", "-h"], ["status", "somewhere", "--help"]])
+def test_help_of_status_shows_nothing_else(capsys, words):
+    assert cli.main(words) == 0
+    assert capsys.readouterr().out.startswith("usage: whale status RUN [RUN ...] [--json]")
 
 
 def test_the_task_runs_with_files_and_overrides_merged(ran, tmp_path):
@@ -89,6 +96,7 @@ def test_the_task_runs_with_files_and_overrides_merged(ran, tmp_path):
     [
         (["dmeo", "greet"], ["no stage 'dmeo'", "did you mean 'demo'"]),
         (["--hlep"], ["no stage '--hlep'"]),
+        (["staus", "runs/a"], ["no stage 'staus'", "did you mean 'status'"]),
         (["demo", "gret"], ["no task of demo 'gret'", "did you mean 'greet'"]),
         (["demo", "zzz"], ["no task of demo 'zzz'", "choose one of: greet"]),
         (["demo", "greet", "seed=1", "--print-confg"], ["no flag '--print-confg'", "did you mean '--print-config'"]),

@@ -1,4 +1,4 @@
-"""The `whale` command: `whale <stage> <task> <config.yaml> [more.yaml ...] [key.path=value ...]`.
+"""The `whale` command: `whale <stage> <task> <config.yaml> [more.yaml ...] [key.path=value ...]`, and `whale status`.
 
 The table below is all this module knows of the stages; only the chosen one is imported, so `whale --help` is quick.
 """
@@ -41,6 +41,8 @@ TASKS: dict[str, tuple[str, dict[str, str]]] = {
     ),
 }
 
+STATUS = "state, step, rate, ETA and last checkpoint of runs"
+
 
 @dataclass(frozen=True)
 class Task:
@@ -55,6 +57,8 @@ def _usage(stage: str | None = None) -> str:
     for name, (_, tasks) in TASKS.items():
         if stage in (None, name):
             lines += [f"  {name:<10} {task:<12} {line}" for task, line in tasks.items()]
+    if stage is None:
+        lines += [f"  {'status':<10} {'RUN ...':<12} {STATUS}"]
     return "\n".join([*lines, "", "`whale <stage> <task> --help` lists every key of the task's configuration."])
 
 
@@ -64,6 +68,14 @@ def _task_usage(stage: str, name: str, task: Task) -> str:
     head = f"usage: whale {stage} {name} <config.yaml> [more.yaml ...] [key.path=value ...] [--print-config]"
     keys = [f"  {key}\n      {text}" for key, text in field_docs(task.config).items()]
     return "\n".join([head, "", TASKS[stage][1][name], "", *keys])
+
+
+def _status_usage() -> str:
+    return "\n".join([
+        "usage: whale status RUN [RUN ...] [--json]", "", STATUS, "",
+        "RUN is a run folder, or one that holds several. One is shown as a paragraph for each run in it, several as a",
+        "table; --json prints a list of objects for scripts. Nothing is written or locked.",
+    ])  # fmt: skip
 
 
 def _choose(kind: str, name: str, known: Sequence[str]) -> None:
@@ -96,6 +108,24 @@ def _run(stage: str, name: str, words: Sequence[str]) -> None:
     task.run(config)
 
 
+def _status(words: Sequence[str]) -> None:
+    flags = [word for word in words if word.startswith("-")]
+    for flag in flags:
+        _choose("flag", flag, ["--json", "--help", "-h"])
+    if "--help" in flags or "-h" in flags:
+        sys.stdout.write(_status_usage() + "\n")
+        return
+    folders = [Path(word) for word in words if word not in flags]
+    if not folders:
+        raise UserError("no run folder is named", "name at least one: whale status RUN [RUN ...]")
+    from whale.status import find_runs, run_status
+    from whale.status_text import as_blocks, as_json, as_table
+
+    statuses = [run_status(run) for folder in folders for run in find_runs(folder)]
+    show = as_json if "--json" in flags else as_blocks if len(folders) == 1 else as_table
+    sys.stdout.write(show(statuses) + "\n")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one task; exit code 0, 2 for an error that the user can put right, or whatever the task exits with."""
     words = sys.argv[1:] if argv is None else argv
@@ -104,7 +134,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.write(_usage() + "\n")
             return 0
         stage, *rest = words
-        _choose("stage", stage, list(TASKS))
+        if stage == "status":
+            _status(rest)
+            return 0
+        _choose("stage", stage, [*TASKS, "status"])
         if not rest or rest[0] in ("-h", "--help"):
             sys.stdout.write(_usage(stage) + "\n")
             return 0
