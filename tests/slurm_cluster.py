@@ -161,9 +161,8 @@ class SlurmCluster:
             )
 
     def _is_ready(self) -> bool:
-        states = subprocess.run(
-            ["sinfo", "--noheader", "--Node", "--partition=debug", "--format=%T"], env=self.environment, capture_output=True, text=True
-        )
+        words = ["sinfo", "--noheader", "--Node", "--partition=debug", "--format=%T"]
+        states = subprocess.run(words, env=self.environment, capture_output=True, text=True, check=False)
         return states.stdout.split() == ["idle", "idle"]
 
     def _logs(self) -> str:

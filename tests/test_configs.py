@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from whale.config import dump_config, load_config
 
@@ -48,3 +49,9 @@ def test_it_loads_and_what_is_dumped_loads_equal(name, written_command, tmp_path
     dumped = tmp_path / "dumped.yaml"
     dumped.write_text(dump_config(config), encoding="utf-8")
     assert load_config(type(config), [dumped]) == config
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("configs/cluster/")])
+def test_an_overlay_of_a_cluster_says_nothing_of_what_is_learned(name):
+    """Devices and how the work is spread over them; everything else is said by the configuration before it."""
+    assert set(yaml.safe_load((REPO / name).read_text(encoding="utf-8"))) == {"engine"}

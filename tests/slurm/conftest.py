@@ -1,4 +1,4 @@
-"""A folder to submit from: the scripts of slurm/, a site file, and a stand-in for `whale` that keeps to its exit codes."""
+"""A folder to submit from: the scripts of slurm/, a site file, and a stand-in for `whale` with its exit codes."""
 
 import shutil
 import sys
@@ -11,7 +11,7 @@ from slurm_cluster import SlurmCluster, running_cluster
 REPO = Path(__file__).resolve().parent.parent.parent
 
 SITE = f"""\
-DATA_PREP=() PRETRAIN=(--ntasks-per-node=1) FINETUNE=() EVAL=()
+DATA_PREP=() PRETRAIN=(--ntasks-per-node=1 --cpus-per-task=2) FINETUNE=() EVAL=()
 MAX_RESTARTS=2
 activate() {{
     export PATH={Path(sys.executable).parent}:$PATH
@@ -25,7 +25,10 @@ WHALE = '''\
 import json, os, signal, sys, time
 from pathlib import Path
 
-(stage, task, *words), rank = sys.argv[1:], int(os.environ["RANK"])
+(stage, task, *words) = sys.argv[1:]
+if "--print-config" in words:
+    sys.exit(2 if "missing.yaml" in words else 0)
+rank = int(os.environ["RANK"])
 restart = int(os.environ.get("SLURM_RESTART_COUNT", 0))
 names = ["RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS", "SLURM_JOB_ID"]
 signals = []
@@ -39,6 +42,8 @@ Path(f".{name}").rename(name)
 if task == "trains" and restart == 0:
     while not signals:
         time.sleep(0.05)
+    for number in (signal.SIGUSR1, signal.SIGTERM):  # it has saved, and is about to leave
+        signal.signal(number, signal.SIG_DFL)
     time.sleep(rank)  # the ranks of a run do not leave at the same moment
     sys.exit(75)
 if task == "converts" and restart == 0:

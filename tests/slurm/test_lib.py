@@ -79,7 +79,7 @@ def test_a_job_whose_node_fails_is_queued_again(submit, cluster, folder):
 
 
 def test_of_an_array_only_the_signalled_task_is_queued_again(submit, cluster, folder):
-    """A program that handles no signal is ended by it; whichever task has the number of the whole array is signalled."""
+    """A program that handles no signal is ended by it. The task that has the number of the whole array is signalled."""
     job = submit("data_prep", "converts", "a.yaml", options=("--array=0-1",))
     begin = [begun(job, folder, "converts", 1, array_task=str(task))[0] for task in (0, 1)]
     assert [note["words"][-2:] for note in begin] == [["task=0", "tasks=2"], ["task=1", "tasks=2"]]
