@@ -59,6 +59,19 @@ class ConvertConfig:
     """Another seed holds out other sources."""
     workers: Positive = 1
     """Processes that work through input shards; the bytes do not depend on it."""
+    tasks: Positive = 1
+    """Share the input shards out over this many runs of the command, such as a SLURM array; nor on this."""
+    task: Annotated[int, Field(ge=0)] = 0
+    """Which of them this run is, from 0; the last to end finishes, the others say what is still to be done."""
+
+    def __post_init__(self) -> None:
+        """A task beyond the last has nothing to do."""
+        if self.task >= self.tasks:
+            raise ValueError(f"task {self.task} must be below tasks {self.tasks}: they are counted from 0")
+
+    def owns(self, unit: int) -> bool:
+        """Whether input shard number `unit` is this task's."""
+        return unit % self.tasks == self.task
 
 
 @configclass

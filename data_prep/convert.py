@@ -1,62 +1,46 @@
 """RLDS to pixel clips, input shard by input shard.
 
-The first pass notes the source and content of every record and freezes the split (split.py). The second writes clips.
-Each input shard is worked through on its own and leaves a record, so any number of workers and any restart give the
-same bytes, and a restart does only what is missing.
+The first pass notes the source and content of every record and freezes the split (scan.py). The second writes clips.
+Each input shard is worked through on its own and leaves a record, so any number of workers and tasks and any restart
+give the same bytes, and a restart does only what is missing. Tasks share a folder and meet in nothing else: they run at
+the same time, on any nodes, or one after the other, none waits for another, and whoever finds all records finishes.
 """
 
-import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 from whale.clips.clip import FORMAT_VERSION
-from whale.clips.manifest import (
-    SPLITS,
-    Manifest,
-    UnitRecord,
-    derive_manifest,
-    hash_of,
-    is_done,
-    write_manifest,
-    write_record,
-)
-from whale.clips.stats import write_stats
+from whale.clips.manifest import UnitRecord, derive_manifest, hash_of, read_done, record_path, write_record
 from whale.clips.writer import ShardWriter
 from whale.config import to_values
 from whale.data_prep.config import ConvertConfig
-from whale.data_prep.episode import SkipEpisodeError, content_hash, source_of, to_clips
-from whale.data_prep.folder import clear, remove_strangers
+from whale.data_prep.episode import SkipEpisodeError, source_of, to_clips
+from whale.data_prep.finish import finish
+from whale.data_prep.lock import FolderLock
 from whale.data_prep.oxe.registry import spec_of
 from whale.data_prep.pool import open_pool, run_jobs
 from whale.data_prep.rlds import InputShard, open_rlds, read_episodes
-from whale.data_prep.split import Seen, SplitTable, make_table, read_table, record_name, write_table
+from whale.data_prep.scan import frozen_split
+from whale.data_prep.split import SplitTable, record_name
 from whale.errors import UserError
-from whale.progress import Progress
-from whale.publish import write_json
+from whale.progress import Progress, say
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One input shard to work through; `table` is None in the first pass."""
+    """One input shard to write clips of."""
 
     config: ConvertConfig
     dataset: str
     shard: InputShard
-    table: SplitTable | None
-
-
-def _scan(job: _Job) -> list[Seen]:
-    spec = spec_of(job.dataset)
-    episodes = read_episodes(job.shard, [job.config.camera])
-    return [Seen(source_of(episode, spec), content_hash(episode, job.config.camera)) for episode in episodes]
+    table: SplitTable
 
 
 def _convert(job: _Job) -> UnitRecord:
     spec, shard, table = spec_of(job.dataset), job.shard, job.table
-    assert table is not None
+    record_path(job.config.out, shard.unit).unlink(missing_ok=True)  # it speaks of shards that are replaced now
     skipped: Counter[str] = Counter()
     with ShardWriter(job.config.out, shard.unit) as writer:
         for episode in read_episodes(shard, [job.config.camera]):
@@ -81,98 +65,57 @@ def _settings(config: ConvertConfig, dataset: str, shards: Sequence[InputShard])
     return hash_of([FORMAT_VERSION, dataset, decides, inputs])
 
 
-def _first_pass(
-    pool: ProcessPoolExecutor | None, config: ConvertConfig, dataset: str, shards: Sequence[InputShard], settings: str
-) -> SplitTable:
-    progress = Progress("scan", sum(shard.num_records for shard in shards), "episodes")
-    seen: dict[int, list[Seen]] = {}
-    jobs = [_Job(config, dataset, shard, None) for shard in shards]
-    for job, notes in run_jobs(pool, _scan, jobs):
-        seen[job.shard.unit] = notes
-        progress.advance(len(notes))
-    progress.close()
-    ordered = [seen[shard.unit] for shard in shards]
-    table = make_table(shards, ordered, config.val_fraction, config.split_seed, settings)
-    write_table(config.out / "split.json", table)
-    return table
+def _read_done(config: ConvertConfig, units: Iterable[int], settings: str) -> dict[int, UnitRecord]:
+    """Records of those of the units that are done."""
+    # Listed first: an NFS client that opens a folder forgets which names were not there a moment ago.
+    there = {path.name for path in record_path(config.out, 0).parent.glob("*.json")}
+    noted = (unit for unit in units if record_path(config.out, unit).name in there)
+    return {unit: record for unit in noted if (record := read_done(config.out, unit, settings))}
 
 
 def _second_pass(
     pool: ProcessPoolExecutor | None, config: ConvertConfig, dataset: str, shards: Sequence[InputShard],
     table: SplitTable,
-) -> None:
-    todo = [shard for shard in shards if not is_done(config.out, shard.unit, table.settings)]
-    total = sum(shard.num_records for shard in shards)
+) -> dict[int, UnitRecord]:
+    """Write the clips of this task's input shards; their records, by unit."""
+    own = [shard for shard in shards if config.owns(shard.unit)]
+    records = _read_done(config, (shard.unit for shard in own), table.settings)
+    todo = [shard for shard in own if shard.unit not in records]
+    if todo:
+        (config.out / "manifest.json").unlink(missing_ok=True)
+    total = sum(shard.num_records for shard in own)
     done = total - sum(shard.num_records for shard in todo)
     progress = Progress("convert", total, "episodes", done)
-    jobs = [_Job(config, dataset, shard, table) for shard in todo]
-    for job, _ in run_jobs(pool, _convert, jobs):
+    for job, record in run_jobs(pool, _convert, [_Job(config, dataset, shard, table) for shard in todo]):
+        records[job.shard.unit] = record
         progress.advance(job.shard.num_records, job.shard.path.name)
-    progress.close(f"{len(shards) - len(todo)} of {len(shards)} input shards were done before" if done else "")
+    progress.close(f"{len(own) - len(todo)} of {len(own)} input shards were done before" if done else "")
+    return records
 
 
-def _check_result(config: ConvertConfig, manifest: Manifest) -> None:
-    """Both splits must have clips; when all episodes of a side were skipped, say why."""
-    for split in SPLITS:
-        if not manifest.of_split(split):
-            clear(config.out)
-            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(manifest.skipped.items()))
-            problem = f"no {split} clip is left of {config.source}: skipped {reasons}"
-            raise UserError(problem, "choose another `camera` or `split_seed`, or convert more of the dataset")
+def convert(config: ConvertConfig) -> None:
+    """Write this task's clips to `config.out`, with `split.json`.
 
-
-def _report(config: ConvertConfig, manifest: Manifest, table: SplitTable, num_episodes: int) -> dict[str, Any]:
-    splits = {}
-    for split in SPLITS:
-        shards = manifest.of_split(split)
-        splits[split] = {
-            "sources": sum(side == split for side in table.sources.values()),
-            "clips": sum(shard.num_clips for shard in shards),
-            "frames": sum(shard.num_frames for shard in shards),
-        }
-    duplicates = [f"{name} duplicates {original}" for name, original in table.duplicates.items()]
-    return {
-        "source": str(config.source), "dataset": manifest.dataset, "episodes": num_episodes, "splits": splits,
-        "skipped": manifest.skipped, "findings": list(table.same_records), "duplicates": duplicates,
-        "manifest": manifest.hash,
-    }
-
-
-def _show(report: dict[str, Any]) -> str:
-    lines = [f"{report['dataset']}: {report['episodes']} episodes"]
-    for split, sums in report["splits"].items():
-        lines.append(f"  {split:<5} {sums['clips']} clips, {sums['frames']} frames from {sums['sources']} sources")
-    lines += [f"  skipped: {count} {reason}" for reason, count in sorted(report["skipped"].items())]
-    lines += [f"  note: {finding}" for finding in report["findings"]]
-    shown = report["duplicates"][:5]
-    lines += [f"  {line}" for line in shown]
-    if len(report["duplicates"]) > len(shown):
-        lines.append(f"  and {len(report['duplicates']) - len(shown)} more in convert_report.json")
-    return "\n".join(lines) + "\n"
-
-
-def convert(config: ConvertConfig) -> dict[str, Any]:
-    """Write `config.out`: clips, `split.json`, `stats.json`, `manifest.json`, `convert_report.json`; returns the last.
+    The task that finds the clips of all tasks there adds `stats.json`, `convert_report.json` and `manifest.json`.
 
     Raises:
-        UserError: the source cannot be read, or no clip is left on one side.
+        UserError: the source cannot be read, no clip is left on one side, or another process is in the way.
     """
     found, shards = open_rlds(config.source)
     spec = spec_of(config.dataset or found)
     if config.camera not in spec.cameras:
         raise UserError(f"{spec.name} has no camera {config.camera!r}", f"choose one of: {', '.join(spec.cameras)}")
     settings = _settings(config, spec.name, shards)
-    table = read_table(config.out / "split.json", settings)
-    with open_pool(config.workers) as pool:
-        table = table or _first_pass(pool, config, spec.name, shards, settings)
-        (config.out / "manifest.json").unlink(missing_ok=True)
-        _second_pass(pool, config, spec.name, shards, table)
-    manifest = derive_manifest(config.out, spec.name, None, len(shards))
-    _check_result(config, manifest)
-    write_stats(config.out, manifest)
-    remove_strangers(config.out, manifest, len(shards))
-    write_manifest(config.out, spec.name, None, len(shards))
-    report = _report(config, manifest, table, sum(shard.num_records for shard in shards))
-    write_json(config.out / "convert_report.json", report)
-    sys.stdout.write(_show(report))
-    return report
+    with FolderLock(config.out, f"{settings} in {config.tasks} tasks", config.task) as lock:
+        with open_pool(config.workers) as pool:
+            table = frozen_split(pool, config, spec, shards, settings, lock)
+            records = _second_pass(pool, config, spec.name, shards, table)
+        records |= _read_done(config, (shard.unit for shard in shards if shard.unit not in records), settings)
+        if left := len(shards) - len(records):
+            say(f"{config.out}: task {config.task} of {config.tasks} is done; "
+                f"{left} of {len(shards)} input shards are still to be done by other tasks")
+        elif not lock.may_finish():  # asked after all records were there, so the one that may finish saw them too
+            say(f"{config.out}: task {config.task} of {config.tasks} is done; another one is finishing")
+        else:
+            manifest = derive_manifest([records[shard.unit] for shard in shards], spec.name, None)
+            finish(config, manifest, len(shards), sum(shard.num_records for shard in shards), table)

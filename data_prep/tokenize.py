@@ -6,7 +6,6 @@ same bytes.
 
 import dataclasses
 import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,20 +13,23 @@ import numpy as np
 
 from whale.clips.clip import FORMAT_VERSION, Clip
 from whale.clips.manifest import (
+    Manifest,
     ShardInfo,
     UnitRecord,
+    derive_manifest,
     hash_of,
-    is_done,
+    publish_manifest,
+    read_done,
     read_manifest,
-    write_manifest,
     write_record,
 )
 from whale.clips.reader import ClipReader
 from whale.clips.writer import Shard
 from whale.data_prep.config import TokenizeConfig
 from whale.data_prep.folder import remove_strangers
+from whale.data_prep.lock import FolderLock
 from whale.errors import UserError
-from whale.progress import Progress
+from whale.progress import Progress, say
 from whale.publish import publish_file
 
 if TYPE_CHECKING:
@@ -92,6 +94,28 @@ def _tokenize_shard(reader: ClipReader, number: int, out: Path, tokenizer: Token
     return finished
 
 
+def _records(
+    clips: Path, source: Manifest, tokenizer: Tokenizer, out: Path, batch_frames: int, settings: str
+) -> list[UnitRecord]:
+    """The records of all shards, once those that were not done have been tokenized."""
+    readers = {split: ClipReader(clips, split) for split in {shard.split for shard in source.shards}}
+    progress = Progress("tokenize", sum(shard.num_frames for shard in source.shards), "frames")
+    numbers = dict.fromkeys(readers, 0)
+    records = []
+    for unit, shard in enumerate(source.shards):
+        number = numbers[shard.split]
+        numbers[shard.split] += 1
+        record = read_done(out, unit, settings)
+        if record is None:
+            made = _tokenize_shard(readers[shard.split], number, out, tokenizer, batch_frames)
+            record = UnitRecord(unit, shard.name, settings, (made,), {})
+            write_record(out, record)
+        records.append(record)
+        progress.advance(shard.num_frames, shard.name)
+    progress.close()
+    return records
+
+
 def tokenize_folder(clips: Path, tokenizer: Tokenizer, out: Path, batch_frames: int) -> None:
     """Write the token clips of the folder `clips` to `out`.
 
@@ -105,24 +129,16 @@ def tokenize_folder(clips: Path, tokenizer: Tokenizer, out: Path, batch_frames: 
         problem = f"the tokenizer has {tokenizer.num_codes} codes, clips hold at most 65536"
         raise UserError(problem, "train a tokenizer with fewer codes")
     settings = hash_of([FORMAT_VERSION, source.hash, tokenizer.fingerprint, batch_frames])
-    (out / "manifest.json").unlink(missing_ok=True)
-    readers = {split: ClipReader(clips, split) for split in {shard.split for shard in source.shards}}
-    progress = Progress("tokenize", sum(shard.num_frames for shard in source.shards), "frames")
-    numbers = dict.fromkeys(readers, 0)
-    for unit, shard in enumerate(source.shards):
-        number = numbers[shard.split]
-        numbers[shard.split] += 1
-        if not is_done(out, unit, settings):
-            made = _tokenize_shard(readers[shard.split], number, out, tokenizer, batch_frames)
-            write_record(out, UnitRecord(unit, shard.name, settings, (made,), {}))
-        progress.advance(shard.num_frames, shard.name)
-    progress.close()
-    with publish_file(out / "stats.json") as temporary:
-        shutil.copyfile(clips / "stats.json", temporary)
-    manifest = write_manifest(out, source.dataset, tokenizer.fingerprint, len(source.shards))
-    remove_strangers(out, manifest, len(source.shards))
+    with FolderLock(out, settings, 0):
+        (out / "manifest.json").unlink(missing_ok=True)
+        records = _records(clips, source, tokenizer, out, batch_frames, settings)
+        manifest = derive_manifest(records, source.dataset, tokenizer.fingerprint)
+        with publish_file(out / "stats.json") as temporary:
+            shutil.copyfile(clips / "stats.json", temporary)
+        remove_strangers(out, manifest, len(records))
+        publish_manifest(out, manifest)
     total = sum(shard.num_clips for shard in manifest.shards)
-    sys.stdout.write(f"{out}: {total} clips of {source.dataset}, tokenizer {tokenizer.fingerprint[:12]}\n")
+    say(f"{out}: {total} clips of {source.dataset}, tokenizer {tokenizer.fingerprint[:12]}")
 
 
 def tokenize(config: TokenizeConfig) -> None:

@@ -1,4 +1,4 @@
-"""Every bad input is one short error that names the file and the remedy, with exit code 2 and nothing written."""
+"""Every bad input is one short error that names the file and the remedy, with exit code 2 and no clips written."""
 
 import json
 import shutil
@@ -8,11 +8,12 @@ import pytest
 
 @pytest.fixture
 def refused(whale, tmp_path):
-    def run(source, **settings):
+    def run(source, noted=(), **settings):
         ran = whale("convert", **{"source": source, "out": tmp_path / "out", "camera": "image", **settings})
         assert ran.code == 2
         assert "remedy: " in ran.err and "Traceback" not in ran.err and len(ran.err.splitlines()) < 12
-        assert not (tmp_path / "out").exists()
+        left = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+        assert left <= set(noted)
         return ran.err
 
     return run
@@ -65,12 +66,26 @@ def test_a_missing_shard(refused, copy):
 def test_a_truncated_record(refused, copy, workers):
     shard = shard_of(copy, 1)
     shard.write_bytes(shard.read_bytes()[:-1000])
-    assert f"{shard}: record 7 is cut off or damaged" in refused(copy, workers=workers)
+    error = refused(copy, noted=("notes/00000.json", "notes/00002.json"), workers=workers)
+    assert f"{shard}: record 7 is cut off or damaged" in error
 
 
-def test_a_file_that_ends_between_records(refused, copy):
-    shard_of(copy, 1).write_bytes(b"")
-    assert f"{shard_of(copy, 1)} ends after 0 records, dataset_info.json says 8" in refused(copy)
+def test_files_that_end_too_early_and_what_is_looked_at_again_once_they_are_fetched(refused, copy, convert, tmp_path):
+    shards = [shard_of(copy, 1), shard_of(copy, 2)]
+    whole = [shard.read_bytes() for shard in shards]
+    for shard in shards:
+        shard.write_bytes(b"")
+    noted = ["notes/00000.json"]
+    times = []
+    for shard, content in zip(shards, whole, strict=True):
+        error = refused(copy, noted=noted)
+        assert f"{shard} ends after 0 records, dataset_info.json says 8" in error
+        times.append((tmp_path / "out/notes/00000.json").stat().st_mtime_ns)
+        shard.write_bytes(content)
+        noted.append("notes/00001.json")
+    assert times[0] == times[1]
+    assert "24 episodes" in convert(tmp_path / "out", source=copy).out
+    assert not (tmp_path / "out/notes").exists()
 
 
 def test_an_unknown_camera_dataset_and_key(refused, rlds):

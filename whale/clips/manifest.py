@@ -7,12 +7,14 @@ after its shards; when all are there, the manifest is made from them, and its pr
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from whale.clips.clip import FORMAT_VERSION
+from whale.clips.index import open_index
 from whale.errors import UserError
 from whale.publish import write_json
 
@@ -87,20 +89,27 @@ def read_record(folder: Path, unit: int) -> UnitRecord | None:
     return TypeAdapter(UnitRecord).validate_json(path.read_bytes()) if path.is_file() else None
 
 
-def is_done(folder: Path, unit: int, settings: str) -> bool:
-    """Whether an input shard was worked through with the same settings and its shards are there in full size."""
+def _is_whole(path: Path, shard: ShardInfo) -> bool:
+    """Whether a shard is there in full size, with its index."""
+    try:
+        index = open_index(path)
+    except UserError:
+        return False
+    return len(index) == shard.num_clips and path.stat().st_size == shard.num_bytes
+
+
+def read_done(folder: Path, unit: int, settings: str) -> UnitRecord | None:
+    """The record of an input shard that was worked through with the same settings and whose shards are whole."""
     record = read_record(folder, unit)
     if record is None or record.settings != settings:
-        return False
-    paths = {folder / shard.name: shard.num_bytes for shard in record.shards}
-    return all(path.is_file() and path.stat().st_size == size for path, size in paths.items())
+        return None
+    return record if all(_is_whole(folder / shard.name, shard) for shard in record.shards) else None
 
 
-def derive_manifest(folder: Path, dataset: str, tokenizer: str | None, num_units: int) -> Manifest:
-    """The manifest that follows from the records of units 0 to num_units - 1."""
-    records = [record for unit in range(num_units) if (record := read_record(folder, unit))]
-    if len(records) != num_units:
-        raise ValueError(f"{len(records)} records of {num_units} input shards in {folder}")
+def derive_manifest(records: Sequence[UnitRecord], dataset: str, tokenizer: str | None) -> Manifest:
+    """The manifest that follows from the records of all input shards, in order."""
+    if [record.unit for record in records] != list(range(len(records))):
+        raise ValueError(f"these are not all records in order: {[record.unit for record in records]}")
     skipped: dict[str, int] = {}
     for record in records:
         for reason, count in record.skipped.items():
@@ -113,9 +122,8 @@ def derive_manifest(folder: Path, dataset: str, tokenizer: str | None, num_units
     return dataclasses.replace(draft, hash=hash_of(values))
 
 
-def write_manifest(folder: Path, dataset: str, tokenizer: str | None, num_units: int) -> Manifest:
+def publish_manifest(folder: Path, manifest: Manifest) -> None:
     """Publish `manifest.json`: last of all, for it says that the folder is complete."""
-    manifest = derive_manifest(folder, dataset, tokenizer, num_units)
     splits = {
         split: {"clips": sum(s.num_clips for s in manifest.of_split(split)),
                 "frames": sum(s.num_frames for s in manifest.of_split(split)),
@@ -123,6 +131,15 @@ def write_manifest(folder: Path, dataset: str, tokenizer: str | None, num_units:
         for split in SPLITS
     }
     write_json(folder / "manifest.json", dataclasses.asdict(manifest) | {"splits": splits})
+
+
+def write_manifest(folder: Path, dataset: str, tokenizer: str | None, num_units: int) -> Manifest:
+    """Publish the manifest that follows from the records of units 0 to num_units - 1."""
+    records = [record for unit in range(num_units) if (record := read_record(folder, unit))]
+    if len(records) != num_units:
+        raise ValueError(f"{len(records)} records of {num_units} input shards in {folder}")
+    manifest = derive_manifest(records, dataset, tokenizer)
+    publish_manifest(folder, manifest)
     return manifest
 
 
