@@ -13,38 +13,51 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from whale.checkpoint import load_newest_weights
 from whale.clips.loader import ClipLoader
 from whale.config import to_values
 from whale.errors import UserError
 from whale.export import save_export
 from whale.finetune.config import AdaptTokenizerConfig, WorldModelAdaptationConfig
-from whale.loop import fit, step_generator
+from whale.loop import Run, fit
 from whale.models.dataset_card import DatasetCard, dataset_card, dataset_cards
 from whale.models.tokenizer import VideoTokenizer
 from whale.models.world_model import WorldModel
+from whale.objectives.clip_noise import seeded_generator
 from whale.objectives.tokenizer_loss import TokenizerObjective
+from whale.ranks import Ranks, wait_for_all
 from whale.runtime import seed_everything
 from whale.validate import held_out_frames
 
 
-def adapt_tokenizer(config: WorldModelAdaptationConfig) -> VideoTokenizer:
+def adapt_tokenizer(config: WorldModelAdaptationConfig, here: Ranks) -> VideoTokenizer:
     """The tokenizer for the demonstrations, as the configuration asks for it."""
     if config.tokenizer is None:
         return VideoTokenizer.from_pretrained(config.source)
     if isinstance(config.tokenizer, Path):
         return VideoTokenizer.from_pretrained(config.tokenizer)
-    return _fit_tokenizer(config, config.tokenizer)
+    return _fit_tokenizer(config, config.tokenizer, here)
 
 
-def _fit_tokenizer(config: WorldModelAdaptationConfig, recipe: AdaptTokenizerConfig) -> VideoTokenizer:
+def _fit_tokenizer(
+    config: WorldModelAdaptationConfig, recipe: AdaptTokenizerConfig, here: Ranks
+) -> VideoTokenizer:
     tokenizer, run = VideoTokenizer.from_pretrained(config.source).train(), config.run / "tokenizer"
-    loader = ClipLoader(replace(config.demos, frames=recipe.frames, batch=recipe.batch), "train")
-    _refit_codebook(tokenizer, loader, recipe)  # a checkpoint, if there is a sound one, replaces it
+    demos = replace(config.demos, frames=recipe.frames, batch=recipe.batch)
+    loader = ClipLoader(demos, "train", here.rank, here.world_size)
+    _refit_codebook(tokenizer, ClipLoader(demos, "train"), recipe)  # a checkpoint, if there is a sound one, replaces it
     objective = TokenizerObjective(tokenizer, recipe.loss, held_out_frames(loader.config, recipe.validation_clips))
-    figures = fit(objective, loader, run, recipe.loop, recipe.optim, config.engine, config.tracker, recipe)
+    task = "finetune world_model (tokenizer)"
+    figures = fit(
+        objective, loader, here, Run(task, run, recipe.loop, recipe.optim, config.engine, config.tracker, recipe)
+    )
+    fitted = VideoTokenizer(tokenizer.config)
+    load_newest_weights(run, fitted)
     record = {"step": recipe.loop.steps, "figures": figures, "config": to_values(config)}
-    save_export(run / "export", "tokenizer", tokenizer, tokenizer.config, record)
-    return tokenizer.eval()
+    if here.is_main:
+        save_export(run / "export", "tokenizer", fitted, fitted.config, record)
+    wait_for_all()  # before anyone reads the export, or prunes what another still reads
+    return fitted.eval()
 
 
 @torch.no_grad()
@@ -54,7 +67,7 @@ def _refit_codebook(tokenizer: VideoTokenizer, loader: ClipLoader, recipe: Adapt
     frames = torch.cat([batch["frames"][batch["valid"]] for batch in islice(loader.batches(), count)])
     x_NSC = tokenizer.encode_patches(tokenizer.patchify(frames))
     unusual_NS = (x_NSC - x_NSC.mean(0)).square().mean(-1)
-    generator = step_generator(recipe.loop.seed, -1, 0)
+    generator = seeded_generator(recipe.loop.seed, -1)
     tokenizer.quantizer.fit(x_NSC.flatten(0, 1), unusual_NS.flatten() + 0.01, generator)
 
 

@@ -1,5 +1,6 @@
 """`whale finetune world_model`: adapt an exported world model to a few demonstrations."""
 
+from whale.checkpoint import load_newest_weights
 from whale.clips.loader import ClipLoader, manifest_hashes
 from whale.clips.reader import ClipReader
 from whale.config import to_values
@@ -7,10 +8,11 @@ from whale.errors import UserError
 from whale.export import read_config, save_export
 from whale.finetune.config import WorldModelAdaptationConfig
 from whale.finetune.recipe import adapt_tokenizer, build_model
-from whale.loop import claim, fit
-from whale.models.world_model import WorldModelConfig
+from whale.loop import Run, claim, fit
+from whale.models.world_model import WorldModel, WorldModelConfig
 from whale.objectives.dynamics_loss import DynamicsObjective
 from whale.progress import say
+from whale.ranks import join
 from whale.validate import held_out_batches
 
 
@@ -29,12 +31,21 @@ def adapt_world_model(config: WorldModelAdaptationConfig) -> None:
             f"the demonstrations are {found} frames, {config.source} takes {size} px",
             f"convert them with size_px={size}",
         )
-    claim(config.run, config)
-    model = build_model(config, adapt_tokenizer(config))
-    loader = ClipLoader(config.demos, "train", scales=model.scales)
-    held_out = held_out_batches(config.demos, model.scales, config.validation_batches)
-    objective = DynamicsObjective(model, config.loss, held_out)
-    figures = fit(objective, loader, config.run, config.loop, config.optim, config.engine, config.tracker, config)
+    with join(config.engine.device) as here:
+        claim(config.run, config, here)
+        model = build_model(config, adapt_tokenizer(config, here))
+        loader = ClipLoader(config.demos, "train", here.rank, here.world_size, model.scales)
+        held_out = held_out_batches(config.demos, model.scales, config.validation_batches)
+        objective = DynamicsObjective(model, config.loss, held_out)
+        task = "finetune world_model"
+        run = Run(task, config.run, config.loop, config.optim, config.engine, config.tracker, config)
+        figures = fit(objective, loader, here, run)
+        if here.is_main:
+            _export(config, WorldModel(model.config), figures, sum(loader.sizes))
+
+
+def _export(config: WorldModelAdaptationConfig, model: WorldModel, figures: dict[str, float], num_clips: int) -> None:
+    load_newest_weights(config.run, model)
     record = {
         "step": config.loop.steps,
         "figures": figures,
@@ -42,4 +53,4 @@ def adapt_world_model(config: WorldModelAdaptationConfig) -> None:
         "data": manifest_hashes(config.demos),
     }
     save_export(config.run / "export", "world_model", model, model.config, record)
-    say(f"exported {config.run / 'export'} (adapted to {sum(loader.sizes)} clips)")
+    say(f"exported {config.run / 'export'} (adapted to {num_clips} clips)")

@@ -6,19 +6,21 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import load_file
 
-from whale.checkpoint import Checkpoint, damage, find_checkpoints, load_weights
+from whale.checkpoint import damage, load_weights
+from whale.checkpoint_folder import Checkpoint, find_checkpoints
 from whale.clips.loader import ClipLoader, manifest_hashes
 from whale.clips.reader import ClipReader
 from whale.config import load_config, to_values
 from whale.errors import UserError
 from whale.export import save_export
-from whale.loop import fit
+from whale.loop import Run, fit
 from whale.models.dataset_card import dataset_cards
 from whale.models.tokenizer import VideoTokenizer
 from whale.models.world_model import WorldModel, WorldModelConfig
 from whale.objectives.dynamics_loss import DynamicsObjective
 from whale.pretrain.config import ExportConfig, TrainDynamicsConfig
 from whale.progress import say
+from whale.ranks import join
 from whale.runtime import seed_everything
 from whale.validate import held_out_batches
 
@@ -54,12 +56,16 @@ def train_dynamics(config: TrainDynamicsConfig) -> None:
             f"data.frames is {config.data.frames}, shorter than two bands of {config.dynamics.band} frames",
             "choose data.frames >= 2 * dynamics.band, so that training sees full windows",
         )
-    model = build_model(config)
-    loader = ClipLoader(config.data, "train", scales=model.scales)
-    held_out = held_out_batches(config.data, model.scales, config.validation_batches)
-    objective = DynamicsObjective(model, config.loss, held_out)
-    fit(objective, loader, config.run, config.loop, config.optim, config.engine, config.tracker, config)
-    export(ExportConfig(run=config.run, out=config.run / "export"))
+    with join(config.engine.device) as here:
+        model = build_model(config)
+        loader = ClipLoader(config.data, "train", here.rank, here.world_size, model.scales)
+        held_out = held_out_batches(config.data, model.scales, config.validation_batches)
+        objective = DynamicsObjective(model, config.loss, held_out)
+        task = "pretrain dynamics"
+        run = Run(task, config.run, config.loop, config.optim, config.engine, config.tracker, config)
+        fit(objective, loader, here, run)
+        if here.is_main:
+            export(ExportConfig(run=config.run, out=config.run / "export"))
 
 
 def export(config: ExportConfig) -> None:

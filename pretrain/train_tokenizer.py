@@ -4,23 +4,33 @@ from itertools import islice
 
 import torch
 
+from whale.checkpoint import load_newest_weights
 from whale.clips.loader import ClipLoader, manifest_hashes
 from whale.config import to_values
 from whale.errors import UserError
 from whale.export import save_export
-from whale.loop import fit, step_generator
+from whale.loop import Run, fit
 from whale.models.tokenizer import VideoTokenizer
+from whale.objectives.clip_noise import seeded_generator
 from whale.objectives.tokenizer_loss import TokenizerObjective
 from whale.pretrain.config import TrainTokenizerConfig
 from whale.progress import say
+from whale.ranks import Ranks, join
 from whale.runtime import seed_everything
 from whale.validate import held_out_frames
 
 
 def train_tokenizer(config: TrainTokenizerConfig) -> None:
     """Initialise by k-means, train, export to `<run>/export`."""
+    with join(config.engine.device) as here:
+        figures = _train(config, here)
+        if here.is_main:
+            _export(config, figures)
+
+
+def _train(config: TrainTokenizerConfig, here: Ranks) -> dict[str, float]:
     seed_everything(config.loop.seed)
-    loader = ClipLoader(config.data, "train")
+    loader = ClipLoader(config.data, "train", here.rank, here.world_size)
     size = config.model.image_px
     if loader.frame_shape != (size, size, 3):
         raise UserError(
@@ -28,9 +38,16 @@ def train_tokenizer(config: TrainTokenizerConfig) -> None:
             "set model.image_px to the clips' size, or convert with another size_px; tokens cannot train a tokenizer",
         )
     model = VideoTokenizer(config.model)
-    _initialise(model, loader, config)  # a checkpoint, if there is a sound one, replaces it
+    _initialise(model, ClipLoader(config.data, "train"), config)  # a checkpoint, if there is a sound one, replaces it
     objective = TokenizerObjective(model, config.loss, held_out_frames(config.data, config.validation_clips))
-    figures = fit(objective, loader, config.run, config.loop, config.optim, config.engine, config.tracker, config)
+    task = "pretrain tokenizer"
+    run = Run(task, config.run, config.loop, config.optim, config.engine, config.tracker, config)
+    return fit(objective, loader, here, run)
+
+
+def _export(config: TrainTokenizerConfig, figures: dict[str, float]) -> None:
+    model = VideoTokenizer(config.model)
+    load_newest_weights(config.run, model)
     training = {
         "step": config.loop.steps,
         "figures": figures,
@@ -42,7 +59,7 @@ def train_tokenizer(config: TrainTokenizerConfig) -> None:
 
 
 def _initialise(model: VideoTokenizer, loader: ClipLoader, config: TrainTokenizerConfig) -> None:
-    """Start the codebook on training frames; patches that change or are unusual at their place weigh most."""
+    """Start the codebook on training frames, the same on every rank; what changes or is unusual weighs most."""
     count = max(1, config.initial_clips // config.data.batch)
     frames, weights = [], []
     for batch in islice(loader.batches(), count):
@@ -56,5 +73,5 @@ def _initialise(model: VideoTokenizer, loader: ClipLoader, config: TrainTokenize
     patches_NSP = model.patchify(torch.cat(frames))
     # What stands still but is not always there (an object at rest) counts as what moves; the background a little.
     unusual_NS = (patches_NSP - patches_NSP.mean(0)).abs().mean(-1)
-    generator = step_generator(config.loop.seed, -1, 0)
+    generator = seeded_generator(config.loop.seed, -1)
     model.initialise(torch.cat(frames), torch.cat(weights) + unusual_NS + 0.01, generator)

@@ -1,19 +1,29 @@
+
 import pytest
 import torch
 from torch import nn
 
-from whale.checkpoint import COMPLETE, Checkpoint, damage, find_checkpoints, save_checkpoint
-from whale.clips.loader import OrderState
+from whale.checkpoint import damage, write_plain
+from whale.checkpoint_folder import COMPLETE, Checkpoint, find_checkpoints
+from whale.ranks import Ranks
+from whale.saver import Saver
+
+
+def save(folder, step, **more):
+    model = nn.Linear(3, 2)
+    saver = Saver(folder, Ranks(), keep=more.get("keep", 9), milestones=())
+    saver.start(step, {"step": step}, lambda path: write_plain(path, model, [torch.optim.AdamW(model.parameters())]))
+    saver.finish()
+    return Checkpoint(folder / f"step_{step:07d}", step)
 
 
 @pytest.fixture
 def saved(tmp_path) -> Checkpoint:
-    model = nn.Linear(3, 2)
-    return save_checkpoint(tmp_path, 7, model, [torch.optim.AdamW(model.parameters())], OrderState(0, 0, 7, 1))
+    return save(tmp_path, 7)
 
 
 def test_only_folders_of_a_step_are_checkpoints(saved, tmp_path):
-    save_checkpoint(tmp_path, 12, nn.Linear(3, 2), [], OrderState(0, 0, 12, 1))
+    save(tmp_path, 12)
     for name in ("step_best", "step_", "step_0000007.bak", "notes"):
         (tmp_path / name).mkdir()
         (tmp_path / name / COMPLETE).write_text("{}")

@@ -8,6 +8,7 @@ import pytest
 
 from whale import cli
 from whale.config import configclass, load_config
+from whale.errors import StoppedError
 
 
 @configclass
@@ -130,6 +131,15 @@ def test_help_of_a_task_lists_every_key_with_its_meaning(ran, capsys, flag):
     for part in ("say hello", "seed\n", "The seed.", "inner.width\n", "How wide, in pixels."):
         assert part in shown
     assert ran == []
+
+
+def test_a_run_that_was_stopped_says_so_with_code_75(ran, capsys):
+    def stop(config: Settings) -> None:
+        raise StoppedError("step 3 of 8 is saved in runs/a")
+
+    sys.modules["stand_in_stage"].TASKS = {"greet": cli.Task(Settings, stop)}  # type: ignore[attr-defined]
+    assert cli.main(["demo", "greet", "seed=1"]) == 75
+    assert capsys.readouterr().err == "whale: step 3 of 8 is saved in runs/a; the same command goes on\n"
 
 
 def test_an_error_of_the_program_itself_is_not_hidden(ran, monkeypatch):

@@ -20,7 +20,7 @@ HEAVY = {
     "decord": ("data_prep/video.py",),
     "av": ("data_prep/video.py",),
     "webdataset": ("whale/clips/",),
-    "deepspeed": ("whale/engine.py",),
+    "deepspeed": ("whale/zero.py", "whale/zero_files.py"),
     "accelerate": ("whale/engine.py", "data_prep/tokenize.py"),
     "wandb": ("whale/tracker.py",),
     "metaworld": ("whale/sim/metaworld.py",),

@@ -14,9 +14,18 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_clips import pixel_folder
 
 from whale import cli
+from whale.clips.loader import DataConfig, DataSource
+from whale.config import dump_config
 from whale.errors import UserError
+from whale.loop import LoopConfig
+from whale.models.quantizer import QuantizerConfig
+from whale.models.tokenizer import TokenizerConfig
+from whale.optim import OptimConfig
+from whale.pretrain.config import TrainTokenizerConfig
+from whale.pretrain.train_tokenizer import train_tokenizer
 from whale.publish import publish_folder
 from whale.run_folder import RunFolder, RunRecord, occupy, read_record
 from whale.status import SILENT_SEC, WINDOW, find_runs, run_status
@@ -340,3 +349,65 @@ def test_a_loss_that_is_not_finite_is_shown_as_none(tmp_path):
 
 def test_a_pid_that_is_alive_again_is_not_mistaken_for_the_run(tmp_path):
     assert run_status(folder_of(tmp_path, replace(HERE, pid=os.getpid()))).state == "killed"
+
+
+def tokenizer_config(root: Path, steps: int, workers: int) -> TrainTokenizerConfig:
+    if not (root / "pixels").is_dir():
+        pixel_folder(root / "pixels")
+    small = TokenizerConfig(
+        image_px=16, patch_px=4, quantizer=QuantizerConfig(num_codes=64, dim=16), width=16, heads=2, decoder_depth=1
+    )
+    data = DataConfig(sources=(DataSource(folder=root / "pixels"),), frames=4, batch=3, workers=workers)
+    loop = LoopConfig(steps=steps, log_every=2, validate_every=10, save_every=10)
+    return TrainTokenizerConfig(run=root / "run", data=data, loop=loop, model=small, optim=OptimConfig(warmup_steps=2))
+
+
+def training(root: Path) -> subprocess.Popen[str]:
+    """`whale pretrain tokenizer`, which would take minutes, after its first steps."""
+    (root / "tokenizer.yaml").write_text(dump_config(tokenizer_config(root, 100_000, workers=2)))
+    command = [sys.executable, "-m", "whale", "pretrain", "tokenizer", str(root / "tokenizer.yaml")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    begun = time.monotonic()
+    while time.monotonic() - begun < 120 and process.poll() is None:
+        if (root / "run/status.json").is_file():
+            status = run_status(root / "run")
+            if status.pid == process.pid and status.steps_per_sec and status.checkpoint_step:
+                return process
+        time.sleep(0.05)
+    process.kill()
+    pytest.fail(f"no training: {process.communicate()}")
+
+
+def test_a_real_training_is_held_stopped_killed_and_gone_on_with(tmp_path):
+    process = training(tmp_path)
+    assert run_status(tmp_path / "run").state == "running"
+    command = [sys.executable, "-m", "whale", "pretrain", "tokenizer", str(tmp_path / "tokenizer.yaml")]
+    second = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert second.returncode == 2 and f"in use by process {process.pid}" in second.stderr
+    assert process.poll() is None
+    process.send_signal(signal.SIGUSR1)
+    _, said = process.communicate()
+    stopped = run_status(tmp_path / "run")
+    assert process.returncode == 75, said
+    assert (stopped.state, stopped.note) == ("stopped", "by SIGUSR1; the same command goes on")
+    assert stopped.step == stopped.checkpoint_step and stopped.task == "pretrain tokenizer"
+
+    process = training(tmp_path)  # with data-loading workers, which may outlive it for a moment
+    process.kill()
+    process.wait()
+    killed = run_status(tmp_path / "run")
+    assert (killed.state, killed.restarts) == ("killed", 1)
+    assert killed.step >= stopped.step and "psnr" in killed.validation
+    process.communicate()
+
+
+def test_a_real_training_ends_or_fails(tmp_path):
+    config = tokenizer_config(tmp_path, steps=12, workers=0)
+    train_tokenizer(config)
+    finished = run_status(config.run)
+    assert (finished.state, finished.step, finished.checkpoint_step, finished.restarts) == ("finished", 12, 12, 0)
+    hot = OptimConfig(lr=1e20, muon_lr=1e20, warmup_steps=0, grad_clip=1e20)
+    with pytest.raises(UserError, match="at step"):
+        train_tokenizer(replace(config, run=tmp_path / "hot", optim=hot))
+    failed = run_status(tmp_path / "hot")
+    assert failed.state == "failed" and "at step" in failed.note

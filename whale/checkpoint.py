@@ -1,13 +1,14 @@
 """Checkpoints of a training run: `checkpoints/step_0001000/`, published whole, with `COMPLETE` written last.
 
-Everything is safetensors and JSON; nothing is ever unpickled. `COMPLETE` holds the sha256 of the other files, so that a
-damaged checkpoint is found before it is used.
+It holds `model.safetensors` (all weights in fp32, whatever made it), `state.json`, and what the engine needs to go on
+exactly: `optimizer.safetensors`, or under ZeRO a folder of DeepSpeed's with a file of each rank. `COMPLETE` holds the
+sha256 of the other files, so that a damaged checkpoint is found before it is used. `whale/saver.py` writes them.
 """
 
 import hashlib
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from whale.clips.loader import OrderState
+from whale.checkpoint_folder import COMPLETE, Checkpoint, find_checkpoints
 from whale.errors import UserError
-from whale.publish import publish_folder
-
-COMPLETE = "COMPLETE"
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A published checkpoint."""
-
-    folder: Path
-    step: int
 
 
 def sha256_file(path: Path) -> str:
@@ -39,13 +29,18 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def host_copy(value: Tensor) -> Tensor:
+    """A copy in host memory that later updates do not reach."""
+    return value.detach().to("cpu", copy=True).contiguous()
+
+
 def _optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
     tensors = {}
     for i, optimizer in enumerate(optimizers):
         for j, state in optimizer.state_dict()["state"].items():
             for name, value in state.items():
-                tensors[f"{i}.{j}.{name}"] = value if isinstance(value, Tensor) else torch.tensor(value)
-    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+                tensors[f"{i}.{j}.{name}"] = host_copy(value if isinstance(value, Tensor) else torch.tensor(value))
+    return tensors
 
 
 def _load_optimizers(optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
@@ -59,26 +54,34 @@ def _load_optimizers(optimizers: list[torch.optim.Optimizer], tensors: dict[str,
         optimizer.load_state_dict({**state_dict, "state": state})
 
 
-def save_checkpoint(
-    folder: Path, step: int, model: nn.Module, optimizers: list[torch.optim.Optimizer], order: OrderState
-) -> Checkpoint:
-    """Publish the state after `step` updates under `folder`/step_NNNNNNN."""
-    path = folder / f"step_{step:07d}"
-    with publish_folder(path) as temporary:
-        weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-        save_file(weights, temporary / "model.safetensors")
-        save_file(_optimizer_tensors(optimizers), temporary / "optimizer.safetensors")
-        (temporary / "state.json").write_text(json.dumps({"step": step, "order": asdict(order)}, sort_keys=True))
-        hashes = {file.name: sha256_file(file) for file in sorted(temporary.iterdir())}
-        (temporary / COMPLETE).write_text(json.dumps(hashes, indent=1, sort_keys=True))
-    return Checkpoint(path, step)
+def write_weights(folder: Path, weights: dict[str, Tensor]) -> list[Path]:
+    """Write `model.safetensors`: what every checkpoint holds, whatever made it."""
+    save_file(weights, folder / "model.safetensors")
+    return [folder / "model.safetensors"]
 
 
-def find_checkpoints(folder: Path) -> list[Checkpoint]:
-    """Complete checkpoints, oldest first."""
-    steps = {path.parent: path.parent.name.removeprefix("step_") for path in folder.glob(f"step_[0-9]*/{COMPLETE}")}
-    found = [Checkpoint(path, int(step)) for path, step in steps.items() if step.isdecimal()]
-    return sorted(found, key=lambda checkpoint: checkpoint.step)
+def write_plain(
+    folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]
+) -> Callable[[], list[Path]]:
+    """Copy weights and optimiser state that lie whole on this process; the function that is returned writes them."""
+    weights = {name: host_copy(value) for name, value in model.state_dict().items()}
+    tensors = _optimizer_tensors(optimizers)
+
+    def write() -> list[Path]:
+        save_file(tensors, folder / "optimizer.safetensors")
+        return [*write_weights(folder, weights), folder / "optimizer.safetensors"]
+
+    return write
+
+
+def load_plain(folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
+    """Restore model and optimisers in place.
+
+    Raises:
+        UserError: the weights do not fit the model.
+    """
+    load_weights(model, load_file(folder / "model.safetensors"), str(folder))
+    _load_optimizers(optimizers, load_file(folder / "optimizer.safetensors"))
 
 
 def damage(checkpoint: Checkpoint) -> str | None:
@@ -98,16 +101,19 @@ def damage(checkpoint: Checkpoint) -> str | None:
     return None
 
 
-def load_checkpoint(checkpoint: Checkpoint, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> OrderState:
-    """Restore model and optimisers in place; returns where the data stood.
-
-    Raises:
-        UserError: the weights do not fit the model.
-    """
-    load_weights(model, load_file(checkpoint.folder / "model.safetensors"), str(checkpoint.folder))
-    _load_optimizers(optimizers, load_file(checkpoint.folder / "optimizer.safetensors"))
+def read_state(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The content of `state.json`: `step`, the `order` of the data and the `layout` of the engine."""
     state: dict[str, Any] = json.loads((checkpoint.folder / "state.json").read_text())
-    return OrderState(**state["order"])
+    return state
+
+
+def load_newest_weights(run: Path, model: nn.Module) -> None:
+    """Copy the weights of a run's newest checkpoint into a fresh model.
+
+    After training, the model that was trained may hold none (ZeRO 3) or rounded ones (bf16).
+    """
+    folder = find_checkpoints(run / "checkpoints")[-1].folder
+    load_weights(model, load_file(folder / "model.safetensors"), str(folder))
 
 
 def load_weights(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:

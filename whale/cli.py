@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from whale.errors import UserError
+from whale.errors import StoppedError, UserError
 
 TASKS: dict[str, tuple[str, dict[str, str]]] = {
     "data_prep": (
@@ -127,7 +127,7 @@ def _status(words: Sequence[str]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one task; exit code 0, 2 for an error that the user can put right, or whatever the task exits with."""
+    """Run one task; exit code 0, 2 for an error that the user can put right, 75 for a run stopped by a signal."""
     words = sys.argv[1:] if argv is None else argv
     try:
         if not words or words[0] in ("-h", "--help"):
@@ -147,4 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         sys.stderr.write(f"whale: {error}\n")
         return 2
+    except StoppedError as stopped:
+        sys.stderr.write(f"whale: {stopped}; the same command goes on\n")
+        return StoppedError.EXIT_CODE
     return 0

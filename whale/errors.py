@@ -1,4 +1,4 @@
-"""The one error that a user is meant to see."""
+"""What a user is meant to see when a command does not finish."""
 
 
 class UserError(Exception):
@@ -12,3 +12,12 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return "{}\n  remedy: {}".format(*self.args)
+
+
+class StoppedError(Exception):
+    """A signal asked a run to stop, and it did so with everything saved: the same command goes on.
+
+    The command line exits with code 75 (EX_TEMPFAIL of sysexits.h: try again).
+    """
+
+    EXIT_CODE = 75

@@ -1,26 +1,31 @@
 """The only training loop."""
 
-import hashlib
 import math
-import time
-from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from whale.checkpoint import damage, find_checkpoints, load_checkpoint, prune, save_checkpoint
-from whale.clips.loader import ClipLoader
+from whale.checkpoint import damage, read_state
+from whale.checkpoint_folder import find_checkpoints
+from whale.clips.loader import ClipLoader, OrderState
 from whale.config import configclass, dump_config, load_config, to_values
-from whale.engine import Engine, EngineConfig
-from whale.errors import UserError
-from whale.optim import OptimConfig, build_optimizers, schedule
-from whale.progress import Progress, say
+from whale.engine import Engine, EngineConfig, not_finite, open_engine
+from whale.errors import StoppedError, UserError
+from whale.objectives.clip_noise import ClipNoise, seeded_generator
+from whale.objectives.masked import Counts
+from whale.optim import OptimConfig, schedule
+from whale.progress import say
 from whale.publish import publish_file, write_json
+from whale.ranks import Ranks, broadcast, total, total_of
+from whale.run_folder import occupy
+from whale.run_log import RunLog
 from whale.runtime import environment
-from whale.tracker import Tracker, TrackerConfig
+from whale.saver import Saver
+from whale.tracker import TrackerConfig
 
 
 @configclass
@@ -56,78 +61,125 @@ class Objective(Protocol):
     def model(self) -> nn.Module:
         """What is trained, saved and exported."""
 
-    def __call__(self, batch: dict[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a batch and figures to log."""
+    def counts(self, batch: dict[str, Tensor]) -> Counts:
+        """What the means in the loss are divided by: how many entries of this batch each is over."""
+
+    def __call__(
+        self, batch: dict[str, Tensor], counts: Counts, noise: ClipNoise
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a batch and figures to log.
+
+        Over parts of a batch that get an equal share of its counts each, the mean is the loss of the batch.
+        """
 
     def after_step(self, generator: torch.Generator) -> dict[str, float]:
-        """Updates that are not made by gradient (a codebook), and their figures."""
+        """Updates that are not made by gradient (a codebook), and their figures; the same on every rank."""
 
     def validate(self) -> dict[str, float]:
         """Figures on held-out clips."""
 
-    def train(self, mode: bool = True) -> Any:
-        """Turn training mode on or off (of torch.nn.Module)."""
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: where it lives, and how it is trained."""
+
+    task: str
+    """Words of the command, as `pretrain dynamics`."""
+    folder: Path
+    loop: LoopConfig
+    optim: OptimConfig
+    engine: EngineConfig
+    tracker: TrackerConfig
+    config: Any
+    """The whole resolved configuration."""
 
 
-def step_generator(seed: int, step: int, rank: int) -> torch.Generator:
-    """All randomness of one step on one rank, a pure function of its arguments: a checkpoint need not hold any."""
-    digest = hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+def fit(objective: Objective, loader: ClipLoader, here: Ranks, run: Run) -> dict[str, float]:
+    """Train until `loop.steps`, going on from the newest sound checkpoint; returns the last validation.
 
-
-def fit(
-    objective: Objective,
-    loader: ClipLoader,
-    folder: Path,
-    config: LoopConfig,
-    optim: OptimConfig,
-    engine_config: EngineConfig,
-    tracker_config: TrackerConfig,
-    run_config: Any,
-) -> dict[str, float]:
-    """Train until `config.steps`, going on from the newest sound checkpoint in `folder`; returns the last validation.
+    Called by all ranks. The trained weights are those of the newest checkpoint: under ZeRO, no process may hold them.
 
     Raises:
-        UserError: the folder belongs to another configuration, or a loss or gradient is not finite.
+        UserError: the folder is in use or belongs to another configuration, or a loss or gradient is not finite.
+        StoppedError: SIGTERM or SIGUSR1 came to a rank; everything is saved.
     """
-    claim(folder, run_config)
-    optimizers = build_optimizers(objective.model, optim)
-    engine = Engine(engine_config, cast(nn.Module, objective), optimizers, optim.grad_clip)
-    step, position = _resume(folder, objective.model, optimizers, loader)
-    progress, figures, note = Progress(folder.name, config.steps, "steps", done=step), {}, ""
-    batches, meter = loader.batches(position), _Meter(loader)
-    with closing(Tracker(tracker_config, folder, to_values(run_config), resumed_step=step or None)) as tracker:
-        while step < config.steps:
-            batch = engine.to_device(meter.time_data(batches))
-            where = f"step {step + 1}, samples {batch['position'].tolist()}"
-            generator = step_generator(config.seed, step, engine.rank)
-            loss, terms = engine.forward(batch, generator)
-            _require_finite(loss, where)
-            engine.backward(loss)
-            norm = engine.step(schedule(step, config.steps, optim), where)
-            extra = objective.after_step(generator)
-            step, position, last = step + 1, position + loader.config.batch, step + 1 == config.steps
+    with occupy(run.folder, run.task, run.loop.steps, here.world_size) if here.is_main else nullcontext() as held:
+        claim(run.folder, run.config, here)
+        config, folder = run.loop, run.folder
+        engine = open_engine(
+            run.engine, cast(nn.Module, objective), objective.model, run.optim, loader.config.batch, here
+        )
+        saver = Saver(folder / "checkpoints", here, config.keep, config.milestones)
+        step, position = _resume(folder, engine, loader, here)
+        log = RunLog(run, here, held, step, loader)
+        batches, figures = loader.batches(position), {}
+        with closing(log):
+            while step < config.steps:
+                batch = engine.to_device(log.time_data(batches))
+                loss, terms = _accumulate(engine, objective, batch, here, config.seed, step)
+                where = f"step {step + 1}, samples {position} to {position + loader.config.batch - 1}"
+                loss, stop = _agree(loss, saver, here, where)
+                norm = engine.step(schedule(step, config.steps, run.optim), where)
+                extra = objective.after_step(seeded_generator(config.seed, step))
+                step, position, last = step + 1, position + loader.config.batch, step + 1 == config.steps
 
-            if step % config.log_every == 0 or last:
-                values = {"loss": loss.item(), "grad_norm": norm, **{k: v.item() for k, v in terms.items()}, **extra}
-                tracker.log(step, {**values, **meter.read()})
-                note = f"loss {values['loss']:.3f}"
-            if step % config.validate_every == 0 or last:
-                figures = _validate(objective)
-                tracker.log(step, {f"val/{name}": value for name, value in figures.items()})
-                meter.restart()
-            if step % config.save_every == 0 or step in config.milestones or last:
-                save_checkpoint(folder / "checkpoints", step, objective.model, optimizers, loader.state(position))
-                prune(folder / "checkpoints", step, config.keep, config.milestones)
-                meter.restart()
-            progress.advance(note=note)
+                if step % config.log_every == 0 or last:
+                    log.training(step, {"loss": loss, "grad_norm": norm, **_mean(terms, here), **extra}, position)
+                if step % config.validate_every == 0 or last:
+                    figures = engine.validate()
+                    log.validation(step, figures)
+                if step % config.save_every == 0 or step in config.milestones or last or stop:
+                    state = {"step": step, "order": asdict(loader.state(position)), "layout": engine.layout}
+                    saver.start(step, state, engine.snapshot)
+                    log.pause()
+                if stop and not last:
+                    saver.finish()
+                    log.stopped(step, here.signals.name)
+                    raise StoppedError(f"step {step} of {config.steps} is saved in {folder}")
+                log.advance()
+            saver.finish()
+            figures = figures or engine.validate()
+            log.finished(step, figures)
+    return figures
 
-    progress.close(note=", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
-    return figures or _validate(objective)
+
+def _accumulate(
+    engine: Engine, objective: Objective, batch: dict[str, Tensor], here: Ranks, seed: int, step: int
+) -> tuple[float, dict[str, Tensor]]:
+    """Add up the gradient of this rank's share of a batch; its loss and figures are means over the micro-batches."""
+    parts = engine.accumulation
+    counted = objective.counts(batch)
+    shares = total(torch.stack(list(counted.values()))) / (here.world_size * parts)
+    counts = dict(zip(counted, shares, strict=True))
+    size = len(batch["position"]) // parts
+    losses, terms = [], []
+    for i in range(parts):
+        micro = {name: value[i * size : (i + 1) * size] for name, value in batch.items()}
+        noise = ClipNoise(seed, step, micro["position"])
+        loss, figures = engine.accumulate(i == parts - 1, micro, counts, noise)
+        losses.append(loss)
+        terms.append(figures)
+    return torch.stack(losses).mean().item(), {k: torch.stack([t[k] for t in terms]).mean() for k in terms[0]}
+
+
+def _agree(loss: float, saver: Saver, here: Ranks, where: str) -> tuple[float, bool]:
+    """What ranks must know alike before they update: the loss over all of them, and whether one was told to stop."""
+    total_loss, stop, written, failed = total_of(loss, here.signals.came, *saver.news())
+    saver.settle(round(written), round(failed))
+    mean = total_loss / here.world_size
+    if not math.isfinite(mean):
+        raise not_finite("loss", mean, where)
+    return mean, stop > 0
+
+
+def _mean(terms: dict[str, Tensor], here: Ranks) -> dict[str, float]:
+    values = total_of(*(value.item() for value in terms.values()))
+    return {name: value / here.world_size for name, value in zip(terms, values, strict=True)}
 
 
 MAY_CHANGE = (
-    ".workers", "engine.device", "loop.log_every", "loop.validate_every", "loop.save_every", "loop.keep",
+    ".workers", "engine.device", "engine.zero", "engine.offload_optimizer", "engine.micro_batch", "engine.reshard",
+    "loop.log_every", "loop.validate_every", "loop.save_every", "loop.keep",
     "loop.milestones", "tracker.wandb", "tracker.project", "validation_batches", "validation_clips",
 )  # fmt: skip
 """Ends of keys that change nothing in what is learned; all others stay as they were when a run is resumed."""
@@ -140,7 +192,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def claim(folder: Path, run_config: Any) -> None:
+def claim(folder: Path, run_config: Any, here: Ranks) -> None:
     """Write `config.yaml` and `environment.json`; a folder of another configuration is refused."""
     path = folder / "config.yaml"
     if path.is_file():
@@ -155,64 +207,30 @@ def claim(folder: Path, run_config: Any) -> None:
                 f"{folder} is a run of another configuration:\n  - " + "\n  - ".join(changed[:8]),
                 "go on with the configuration in its config.yaml, or choose another run folder",
             )
-    with publish_file(path) as temporary:
-        temporary.write_text(dump_config(run_config))
-    write_json(folder / "environment.json", environment())
+    if here.is_main:
+        with publish_file(path) as temporary:
+            temporary.write_text(dump_config(run_config))
+        write_json(folder / "environment.json", environment())
 
 
-def _resume(
-    folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], loader: ClipLoader
-) -> tuple[int, int]:
+def _resume(folder: Path, engine: Engine, loader: ClipLoader, here: Ranks) -> tuple[int, int]:
     """Step and global data position to go on from; damaged checkpoints are named and passed over."""
+    step = broadcast(_newest_sound(folder) if here.is_main else 0)
+    if step < 0:
+        return 0, 0
+    (checkpoint,) = (c for c in find_checkpoints(folder / "checkpoints") if c.step == step)
+    state = read_state(checkpoint)
+    position = loader.resume_position(OrderState(**state["order"]))
+    engine.load(checkpoint.folder, state["layout"])
+    if here.is_main:
+        say(f"going on from {checkpoint.folder}")
+    return step, position
+
+
+def _newest_sound(folder: Path) -> int:
     for checkpoint in reversed(find_checkpoints(folder / "checkpoints")):
         fault = damage(checkpoint)
-        if fault:
-            say(f"passing over {checkpoint.folder}: {fault}")
-            continue
-        position = loader.resume_position(load_checkpoint(checkpoint, model, optimizers))
-        say(f"going on from {checkpoint.folder}")
-        return checkpoint.step, position
-    return 0, 0
-
-
-def _require_finite(loss: Tensor, where: str) -> None:
-    if not math.isfinite(loss.item()):
-        raise UserError(
-            f"the loss is {loss.item()} at {where}; the update was not made",
-            "look at these samples, lower the learning rate, or go on from the last checkpoint with another seed",
-        )
-
-
-def _validate(objective: Objective) -> dict[str, float]:
-    objective.train(False)
-    with torch.no_grad():
-        figures = objective.validate()
-    objective.train()
-    return figures
-
-
-class _Meter:
-    """Throughput since the last reading: frames/s over all ranks, and the share of time spent waiting for data."""
-
-    def __init__(self, loader: ClipLoader):
-        self._frames_per_step = loader.config.batch * loader.config.frames
-        self.restart()
-
-    def restart(self) -> None:
-        """Forget what went before (a validation is not training)."""
-        self._start, self._steps, self._wait_sec = time.monotonic(), 0, 0.0
-
-    def time_data(self, batches: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The next batch, its waiting time counted."""
-        start = time.monotonic()
-        batch = next(batches)
-        self._wait_sec += time.monotonic() - start
-        self._steps += 1
-        return batch
-
-    def read(self) -> dict[str, float]:
-        """Figures since the last reading."""
-        passed = max(time.monotonic() - self._start, 1e-9)
-        figures = {"frames_per_sec": self._steps * self._frames_per_step / passed, "data_wait": self._wait_sec / passed}
-        self.restart()
-        return figures
+        if not fault:
+            return checkpoint.step
+        say(f"passing over {checkpoint.folder}: {fault}")
+    return -1

@@ -46,19 +46,26 @@ def publish_file(path: Path) -> Iterator[Path]:
 def publish_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder to fill; on success it becomes `path`, on an exception an earlier `path` stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, replaced = temporary_name(path), _replaced_name(path)
+    temporary = temporary_name(path)
     _settle(path)
     temporary.mkdir()
     try:
         yield temporary
-        for entry in (*temporary.rglob("*"), temporary):
-            sync(entry)
-        if path.exists():
-            path.replace(replaced)
-        temporary.replace(path)
-        sync(path.parent)
+        put_folder(temporary, path)
     finally:
         _settle(path)
+
+
+def put_folder(temporary: Path, path: Path) -> None:
+    """Make a folder that was filled under another name in the same place durable, and publish it as `path`."""
+    for entry in (*temporary.rglob("*"), temporary):
+        sync(entry)
+    replaced = _replaced_name(path)
+    if path.exists():
+        path.replace(replaced)
+    temporary.replace(path)
+    sync(path.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _replaced_name(path: Path) -> Path:

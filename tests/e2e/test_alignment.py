@@ -10,6 +10,7 @@ import torch
 from tiny_model import CARD, tiny_config
 
 from whale.models.world_model import WorldModel
+from whale.objectives.clip_noise import ClipNoise
 from whale.objectives.dynamics_loss import DynamicsLossConfig, DynamicsObjective
 from whale.optim import OptimConfig, build_optimizers
 from whale.rollout import Imagination
@@ -63,7 +64,7 @@ def trained() -> WorldModel:
             "control_period_sec": torch.full((16,), 0.2),
             "embodiment": torch.zeros(16, dtype=torch.int64),
         }
-        loss, _ = objective(batch, torch.Generator().manual_seed(step))
+        loss, _ = objective(batch, objective.counts(batch), ClipNoise(0, step, torch.arange(16)))
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()

@@ -20,6 +20,7 @@ from whale.models.quantizer import QuantizerConfig
 from whale.models.tokenizer import VideoTokenizer
 from whale.models.world_model import WorldModel
 from whale.optim import OptimConfig
+from whale.ranks import Ranks
 
 LOOP = LoopConfig(steps=4, log_every=2, validate_every=4, save_every=4)
 
@@ -48,17 +49,17 @@ def test_adapts_and_exports_with_own_statistics(root, tmp_path):
     source, adapted = WorldModel.from_pretrained(root / "source"), WorldModel.from_pretrained(tmp_path / "run/export")
     assert adapted.config.datasets["tabletop"] != source.config.datasets["tabletop"]
     assert adapted.tokenizer.fingerprint != source.tokenizer.fingerprint
-    again = adapt_tokenizer(config(root, tmp_path / "run"))  # finished: the same command gives the same tokenizer
+    again = adapt_tokenizer(config(root, tmp_path / "run"), Ranks())  # finished: gives the same
     assert again.fingerprint == adapted.tokenizer.fingerprint
 
 
 def test_weights_start_from_the_source_or_from_scratch(root, tmp_path):
     source = WorldModel.from_pretrained(root / "source")
     kept = config(root, tmp_path / "kept", tokenizer=None, statistics="source")
-    model = build_model(kept, adapt_tokenizer(kept))
+    model = build_model(kept, adapt_tokenizer(kept, Ranks()))
     assert all(value.equal(source.state_dict()[name]) for name, value in model.state_dict().items())
     assert model.config == source.config
-    fresh = build_model(replace(kept, from_scratch=True), adapt_tokenizer(kept))
+    fresh = build_model(replace(kept, from_scratch=True), adapt_tokenizer(kept, Ranks()))
     assert fresh.tokenizer.fingerprint == source.tokenizer.fingerprint
     assert not fresh.dynamics.code_shift.bias.equal(source.dynamics.code_shift.bias)
 
@@ -70,18 +71,18 @@ def test_a_new_dataset_gets_its_own_embodiment_and_leaves_the_old_ones(root, tmp
     randomise(model)
     save_export(tmp_path / "source", "world_model", model, renamed, {})
     settings = config(root, tmp_path / "run", source=tmp_path / "source", tokenizer=None)
-    adapted = build_model(settings, adapt_tokenizer(settings))
+    adapted = build_model(settings, adapt_tokenizer(settings, Ranks()))
     assert list(adapted.scales) == ["a_set", "tabletop", "zebra"]
     rows, before = adapted.dynamics.embodiment.weight, model.dynamics.embodiment.weight
     assert rows[0].equal(before[0]) and rows[2].equal(before[1]) and rows[1].abs().sum() == 0
     with pytest.raises(UserError, match="was not trained on tabletop"):
-        build_model(replace(settings, statistics="source"), adapt_tokenizer(settings))
+        build_model(replace(settings, statistics="source"), adapt_tokenizer(settings, Ranks()))
 
 
 def test_what_is_known_per_code_moves_with_the_code(root, tmp_path):
     """The same codebook in another order is the same model: logits are permuted, nothing else changes."""
     kept = config(root, tmp_path / "run", tokenizer=None, statistics="source")
-    tokenizer = adapt_tokenizer(kept)
+    tokenizer = adapt_tokenizer(kept, Ranks())
     order = torch.randperm(32, generator=torch.Generator().manual_seed(0))
     tokenizer.quantizer.codebook_VC.copy_(tokenizer.quantizer.codebook_VC[order])
     source, adapted = WorldModel.from_pretrained(root / "source"), build_model(kept, tokenizer)

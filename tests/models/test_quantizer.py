@@ -1,6 +1,6 @@
 import torch
 
-from whale.models.quantizer import QuantizerConfig, VectorQuantizer
+from whale.models.quantizer import QuantizerConfig, VectorQuantizer, draw_far
 
 
 def make(codes=8, dim=3, **more):
@@ -38,7 +38,13 @@ def test_moving_average_converges_to_the_mean_and_revives_dead_codes():
     quantizer.codebook_VC.copy_(torch.tensor([[0.0, 0.0], [100.0, 100.0], [200.0, 0.0], [0.0, 300.0]]))
     quantizer.sum_VC.copy_(quantizer.codebook_VC)
     x = torch.tensor([[1.0, 1.0], [3.0, 3.0], [9.0, 9.0], [11.0, 11.0]])
-    revived = sum(quantizer.update(x, quantizer.nearest(x), generator) for _ in range(40))
+    revived = 0
+    for _ in range(40):
+        token = quantizer.nearest(x)
+        dead = quantizer.update(*quantizer.use_of(x, token))
+        if num_dead := int(dead.sum()):
+            quantizer.place(dead, x[draw_far(quantizer.distance(x, token), num_dead, generator)])
+        revived += num_dead
     assert revived >= 3
     codes = quantizer.codebook_VC[quantizer.nearest(x)]
     assert (x - codes).norm(dim=-1).max() < 1.5  # four codes now share four points that one code had

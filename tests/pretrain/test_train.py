@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import load_file
 from tiny_clips import pixel_folder, token_folder
 
-from whale.checkpoint import find_checkpoints, prune, save_checkpoint
-from whale.clips.loader import DataConfig, DataSource, OrderState
+from whale.checkpoint import prune
+from whale.checkpoint_folder import find_checkpoints
+from whale.clips.loader import DataConfig, DataSource
 from whale.config import dump_config
-from whale.engine import Engine, EngineConfig
+from whale.engine import EngineConfig, open_engine
 from whale.errors import UserError
 from whale.loop import LoopConfig
 from whale.models.behavior import BehaviorConfig
@@ -25,10 +26,11 @@ from whale.models.dynamics import DynamicsConfig
 from whale.models.quantizer import QuantizerConfig
 from whale.models.tokenizer import TokenizerConfig, VideoTokenizer
 from whale.models.world_model import WorldModel
-from whale.optim import OptimConfig, build_optimizers
+from whale.optim import OptimConfig
 from whale.pretrain.config import ExportConfig, TrainDynamicsConfig, TrainTokenizerConfig
 from whale.pretrain.train_dynamics import export, train_dynamics
 from whale.pretrain.train_tokenizer import train_tokenizer
+from whale.ranks import Ranks
 from whale.tracker import read_metrics
 
 SMALL = TokenizerConfig(
@@ -161,7 +163,9 @@ def test_damaged_checkpoints_do_not_push_out_sound_ones(root, undisturbed, tmp_p
     for checkpoint in find_checkpoints(config.run / "checkpoints"):  # steps 7 and 8
         (checkpoint.folder / "model.safetensors").write_bytes(b"")
     prune(config.run / "checkpoints", 6, 2, ())
-    save_checkpoint(config.run / "checkpoints", 1, torch.nn.Linear(1, 1), [], OrderState(0, 0, 0, 0))
+    earlier = config.run / "checkpoints/step_0000001"
+    earlier.mkdir()
+    (earlier / "COMPLETE").write_text("{}")
     prune(config.run / "checkpoints", 1, 2, ())
     assert [c.step for c in find_checkpoints(config.run / "checkpoints")] == [1, 7, 8]
 
@@ -213,18 +217,29 @@ def test_same_dataset_with_two_statistics_is_refused(root, tmp_path):
         train_dynamics(replace(config, data=replace(config.data, sources=both)))
 
 
+class Linear(torch.nn.Module):
+    """The smallest objective."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = torch.nn.Linear(2, 1)
+
+    def forward(self, value):
+        return self.model(torch.full((1, 2), value)).sum(), {}
+
+
 def test_a_gradient_that_is_not_finite_changes_nothing():
-    model = torch.nn.Linear(2, 1)
-    engine = Engine(EngineConfig(), model, build_optimizers(model, OptimConfig()), grad_clip=1.0)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    engine.backward(engine.forward(torch.full((1, 2), float("nan"))).sum())
+    objective = Linear()
+    engine = open_engine(EngineConfig(device="cpu"), objective, objective.model, OptimConfig(name="adamw"), 1, Ranks())
+    before = {name: value.clone() for name, value in objective.model.state_dict().items()}
+    engine.accumulate(True, float("nan"))
     with pytest.raises(UserError, match="not made"):
         engine.step(1.0, "step 1")
-    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+    assert all(value.equal(before[name]) for name, value in objective.model.state_dict().items())
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update(root, tmp_path):
     config = dynamics_config(root, tmp_path / "diverged")
     hot = replace(config, optim=OptimConfig(lr=1e20, muon_lr=1e20, warmup_steps=0, grad_clip=1e20))
-    with pytest.raises(UserError, match=r"at step \d+, samples \["):
+    with pytest.raises(UserError, match=r"at step \d+, samples \d+ to \d+;"):
         train_dynamics(hot)

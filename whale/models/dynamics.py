@@ -89,7 +89,7 @@ class Dynamics(nn.Module):
         self.embodiment = nn.Embedding(num_embodiments, width)
         self.transformer = SpatialTemporalTransformer(width, config.heads, config.depth, config.band)
         self.code_shift = nn.Linear(width, code_dim)
-        self.sharpness = nn.Parameter(torch.tensor(0.0))
+        self.sharpness = nn.Parameter(torch.zeros(1))  # DeepSpeed does not take parameters without dimensions
         self.copy_gate = nn.Linear(width, 1)
         self.free_head = nn.Linear(width, num_codes)
         self.outcome = nn.Sequential(RMSNorm(width), SwiGLU(width), nn.Linear(width, 2))

@@ -57,21 +57,29 @@ class VectorQuantizer(nn.Module):
         return x_MC + (self.codebook_VC[token_M] - x_MC).detach(), token_M
 
     @torch.no_grad()
-    def update(self, x_MC: Tensor, token_M: Tensor, generator: torch.Generator) -> int:
-        """Move the codes towards the vectors they were chosen for; returns how many dead codes were revived."""
-        decay, x_MC = self.config.decay, x_MC.to(self.sum_VC.dtype)
+    def use_of(self, x_MC: Tensor, token_M: Tensor) -> tuple[Tensor, Tensor]:
+        """How often each code was chosen [V], and the sum of the vectors it was chosen for [V, C]."""
+        x_MC = x_MC.to(self.sum_VC.dtype)
         count_V = torch.bincount(token_M, minlength=self.config.num_codes).to(x_MC.dtype)
-        total_VC = torch.zeros_like(self.sum_VC).index_add_(0, token_M, x_MC)
+        return count_V, torch.zeros_like(self.sum_VC).index_add_(0, token_M, x_MC)
+
+    @torch.no_grad()
+    def update(self, count_V: Tensor, total_VC: Tensor) -> Tensor:
+        """Move the codes towards the vectors they were chosen for (`use_of` a batch); says which are dead, bool [V]."""
+        decay = self.config.decay
         self.usage_V.mul_(decay).add_(count_V, alpha=1 - decay)
         self.sum_VC.mul_(decay).add_(total_VC, alpha=1 - decay)
         self.codebook_VC.copy_(self.sum_VC / self.usage_V.clamp_min(1e-5)[:, None])
-        dead_V = self.usage_V < self.config.revive_below
-        num_dead = int(dead_V.sum())
-        if num_dead:
-            self._place(dead_V, _far_vectors(x_MC, self.codebook_VC[token_M], num_dead, generator))
-        return num_dead
+        return self.usage_V < self.config.revive_below
 
-    def _place(self, which_V: Tensor, vectors: Tensor) -> None:
+    @torch.no_grad()
+    def distance(self, x_MC: Tensor, token_M: Tensor) -> Tensor:
+        """Squared distance of vectors to their codes, [M]: what `far` draws by."""
+        return (x_MC.to(self.sum_VC.dtype) - self.codebook_VC[token_M]).square().sum(-1) + 1e-12
+
+    @torch.no_grad()
+    def place(self, which_V: Tensor, vectors: Tensor) -> None:
+        """Move codes onto vectors, one each."""
         which = which_V.nonzero()[: len(vectors), 0]
         self.codebook_VC[which], self.sum_VC[which], self.usage_V[which] = vectors, vectors, 1.0
 
@@ -82,8 +90,8 @@ class VectorQuantizer(nn.Module):
         self.codebook_VC.copy_(x_MC[first[0]])  # codes not drawn yet coincide with the first
         self.codebook_VC[rounds[0]] = x_MC[first]
         for codes in rounds[1:]:
-            nearest_MC = self.codebook_VC[self.nearest(x_MC)]
-            self.codebook_VC[codes] = _far_vectors(x_MC, nearest_MC, len(codes), generator)
+            distance_M = self.distance(x_MC, self.nearest(x_MC))
+            self.codebook_VC[codes] = x_MC[draw_far(distance_M, len(codes), generator)]
 
     @torch.no_grad()
     def fit(self, x_MC: Tensor, weight_M: Tensor, generator: torch.Generator, iterations: int = 12) -> None:
@@ -96,22 +104,18 @@ class VectorQuantizer(nn.Module):
         self._seed(x_MC, generator)
         for _ in range(iterations):
             token_M = self.nearest(x_MC)
-            count_V = torch.bincount(token_M, minlength=self.config.num_codes)
-            total_VC = torch.zeros_like(self.sum_VC).index_add_(0, token_M, x_MC)
+            count_V, total_VC = self.use_of(x_MC, token_M)
             used_V = count_V > 0
             self.codebook_VC[used_V] = total_VC[used_V] / count_V[used_V, None]
             unused = int((~used_V).sum())
             if unused:
-                far = _far_vectors(x_MC, self.codebook_VC[token_M], unused, generator)
-                self._place(~used_V, far)
+                self.place(~used_V, x_MC[draw_far(self.distance(x_MC, token_M), unused, generator)])
         self.sum_VC.copy_(self.codebook_VC)
         self.usage_V.fill_(1.0)
 
 
-def _far_vectors(x_MC: Tensor, code_MC: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """`count` vectors drawn by their squared distance to their own code, as k-means++ does."""
-    distance_M = (x_MC - code_MC).square().sum(-1) + 1e-12
-    draw = torch.multinomial(
-        distance_M.cpu(), count, replacement=True, generator=generator
-    )  # a CPU generator everywhere
-    return x_MC[draw.to(x_MC.device)]
+def draw_far(distance_M: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Indices int64 [count] of vectors, drawn by their squared distance to their own code as k-means++ does."""
+    # A CPU generator everywhere, so that a GPU draws the same.
+    draw = torch.multinomial(distance_M.cpu(), count, replacement=True, generator=generator)
+    return draw.to(distance_M.device)

@@ -1,11 +1,14 @@
 """The tokenizer's objective: reconstruction plus commitment (van den Oord et al., 2017, equation 3)."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from whale.config import configclass
+from whale.models.quantizer import draw_far
 from whale.models.tokenizer import VideoTokenizer
+from whale.objectives.clip_noise import ClipNoise
+from whale.objectives.masked import Counts
+from whale.ranks import concatenate, total
 
 
 @configclass
@@ -22,28 +25,47 @@ class TokenizerObjective(nn.Module):
     def __init__(self, model: VideoTokenizer, config: TokenizerLossConfig, held_out: Tensor):
         super().__init__()
         self.model, self.config, self._held_out = model, config, held_out
+        self._seen: list[tuple[Tensor, Tensor]] = []
 
-    def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def counts(self, batch: dict[str, Tensor]) -> Counts:
+        """How many entries the means of the loss are over."""
+        return {"valid": batch["valid"].sum().float()}
+
+    def forward(
+        self, batch: dict[str, Tensor], counts: Counts, noise: ClipNoise
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one batch of frames uint8 [B, T, H, W, 3]; the codebook moves in `after_step`."""
-        frames_BTHW3 = batch["frames"]
+        frames_BTHW3, quantizer = batch["frames"], self.model.quantizer
         patches_BTSP = self.model.patchify(frames_BTHW3.flatten(0, 1)).unflatten(0, frames_BTHW3.shape[:2])
         x_BTSC = self.model.encode_patches(patches_BTSP)
-        code_MC, token_M = self.model.quantizer(x_BTSC.flatten(0, 2))
+        code_MC, token_M = quantizer(x_BTSC.flatten(0, 2))
         decoded_BTSP = self.model.decode_codes(code_MC.view(x_BTSC.shape))
         valid_BT = batch["valid"][..., None, None]
         error = ((decoded_BTSP - patches_BTSP).square() * valid_BT).sum() / (
-            valid_BT.sum() * patches_BTSP[0, 0].numel()
+            counts["valid"] * patches_BTSP[0, 0].numel()
         )
         real_M = batch["valid"][..., None].expand(x_BTSC.shape[:3]).flatten()
-        x_MC = x_BTSC.flatten(0, 2)[real_M]
-        commitment = F.mse_loss(x_MC, self.model.quantizer.codebook_VC[token_M[real_M]])
-        self._seen = x_MC.detach(), token_M[real_M]
+        x_MC, token_M = x_BTSC.flatten(0, 2)[real_M], token_M[real_M]
+        commitment = (x_MC - quantizer.codebook_VC[token_M]).square().sum() / (counts["valid"] * x_BTSC[0, 0].numel())
+        self._seen.append((x_MC.detach(), token_M))
         figures = {"psnr": 10 * (4 / error.detach()).log10(), "commitment": commitment.detach()}  # patches span [-1, 1]
         return error + self.config.commitment * commitment, figures
 
     def after_step(self, generator: torch.Generator) -> dict[str, float]:
-        """Move the codebook towards what it was used for."""
-        return {"revived_codes": float(self.model.quantizer.update(*self._seen, generator))}
+        """Move the codebook towards what all ranks used it for; `generator` is the same on all of them."""
+        quantizer = self.model.quantizer
+        x_MC, token_M = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
+        self._seen.clear()
+        dead_V = quantizer.update(*(total(value) for value in quantizer.use_of(x_MC, token_M)))
+        num_dead = int(dead_V.sum())
+        if num_dead:
+            distances, own = concatenate(quantizer.distance(x_MC, token_M))
+            drawn = draw_far(distances, num_dead, generator)
+            mine = (drawn >= own.start) & (drawn < own.stop)
+            vectors = torch.zeros(num_dead, x_MC.shape[1], device=x_MC.device)
+            vectors[mine] = x_MC[drawn[mine] - own.start].float()
+            quantizer.place(dead_V, total(vectors))
+        return {"revived_codes": float(num_dead)}
 
     def validate(self) -> dict[str, float]:
         """PSNR (dB), codebook usage and perplexity over the held-out frames."""

@@ -1,0 +1,41 @@
+"""Random numbers of a training step, clip by clip.
+
+What is drawn for a clip depends on the seed, the step and the clip's position in the run alone. So a loss is the same
+however a global batch is shared out over ranks and micro-batches, and a checkpoint need not hold any generator.
+"""
+
+import hashlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def seeded_generator(*parts: int) -> torch.Generator:
+    """A CPU generator that is a pure function of some integers."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+class ClipNoise:
+    """Draws for B clips; each call goes on where the last ended.
+
+    Args:
+        seed, step: of the run.
+        position_B: places of the clips in the run, int64 [B], as `whale.clips.loader` gives them; says the device too.
+    """
+
+    def __init__(self, seed: int, step: int, position_B: Tensor):
+        self._device = position_B.device
+        self._generators = [seeded_generator(seed, step, position) for position in position_B.tolist()]
+
+    def uniform(self, *shape: int) -> Tensor:
+        """float32 [B, *shape] in [0, 1)."""
+        return self._draw(torch.rand, shape)
+
+    def normal(self, *shape: int) -> Tensor:
+        """float32 [B, *shape] of mean 0 and variance 1."""
+        return self._draw(torch.randn, shape)
+
+    def _draw(self, draw: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
+        return torch.stack([draw(shape, generator=generator) for generator in self._generators]).to(self._device)

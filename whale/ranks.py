@@ -1,0 +1,153 @@
+"""The processes of one training run: how they find each other, and what they tell each other.
+
+Started alone, a process is rank 0 of 1 and nothing here costs anything. Started by torchrun, or by srun with the same
+environment variables (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), the ranks meet at rank 0's address; gloo
+carries tensors in host memory, NCCL those on GPUs.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import torch
+from torch import Tensor
+
+from whale.errors import UserError
+from whale.signals import StopSignals
+from whale.watch import Watch
+
+MEET_WITHIN = timedelta(minutes=5)
+_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of the run."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    """Index among the processes of this node: the number of its GPU."""
+    signals: StopSignals = field(default_factory=StopSignals)
+    """Whether this process was asked to stop."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes what is written once."""
+        return self.rank == 0
+
+
+def _from_environment() -> Ranks:
+    if "WORLD_SIZE" not in os.environ or os.environ["WORLD_SIZE"] == "1":
+        return Ranks()
+    missing = [name for name in _VARIABLES if name not in os.environ]
+    if missing:
+        raise UserError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {', '.join(missing)} are not set",
+            "start the processes with torchrun, or with slurm/pretrain.sbatch",
+        )
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    return Ranks(rank, size, int(os.environ.get("LOCAL_RANK", "0")))
+
+
+@contextlib.contextmanager
+def join(device: str) -> Iterator[Ranks]:
+    """Meet the other processes of the run, and part from them on leaving.
+
+    While it lasts, a rank that dies stops the others (`whale.watch`), and a signal to stop is left to the loop.
+
+    Args:
+        device: `auto` or `cpu`, as in the engine's configuration.
+
+    Raises:
+        UserError: the port is taken, or the others are not found.
+    """
+    here = _from_environment()
+    with here.signals:
+        if here.world_size == 1:
+            yield here
+        else:
+            with _met(here, device):
+                yield here
+
+
+@contextlib.contextmanager
+def _met(here: Ranks, device: str) -> Iterator[None]:
+    gpu = device == "auto" and torch.cuda.is_available()
+    if gpu:
+        torch.cuda.set_device(here.local_rank)
+    store = _meet(here)
+    watch = Watch(store, here.rank, here.world_size)
+    with watch.watching():
+        torch.distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if gpu else "gloo", store=store, rank=here.rank, world_size=here.world_size
+        )
+        try:
+            yield
+            torch.distributed.barrier()
+            watch.leave()
+        finally:
+            torch.distributed.destroy_process_group()
+
+
+def _meet(here: Ranks) -> torch.distributed.Store:
+    """The store through which the ranks find each other."""
+    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    try:
+        store, _, _ = next(torch.distributed.rendezvous("env://", timeout=MEET_WITHIN))
+    except torch.distributed.DistNetworkError as error:
+        if "EADDRINUSE" in str(error):
+            raise UserError(
+                f"rank 0 cannot listen on {address}: the port is in use", "set MASTER_PORT to a free port"
+            ) from None
+        raise UserError(
+            f"rank {here.rank} of {here.world_size} did not find rank 0 at {address}: {str(error).splitlines()[0]}",
+            "check that all ranks were started, and that MASTER_ADDR and MASTER_PORT are the same and can be reached",
+        ) from None
+    return store
+
+
+def is_joined() -> bool:
+    """Whether there are other ranks."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def total(value: Tensor) -> Tensor:
+    """Sum over all ranks, the same bits on each of them."""
+    if is_joined():
+        value = value.clone()
+        torch.distributed.all_reduce(value)
+    return value
+
+
+def total_of(*values: float) -> list[float]:
+    """Sums over all ranks of a few numbers."""
+    summed: list[float] = total(torch.tensor(values, dtype=torch.float64)).tolist()
+    return summed
+
+
+def concatenate(value_M: Tensor) -> tuple[Tensor, range]:
+    """Vectors of all ranks one after the other, and the range that is this rank's; lengths may differ."""
+    if not is_joined():
+        return value_M, range(len(value_M))
+    world_size, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+    lengths = torch.zeros(world_size, dtype=torch.int64, device=value_M.device)
+    lengths[rank] = len(value_M)
+    ends = total(lengths).cumsum(0).tolist()
+    whole = torch.zeros(ends[-1], dtype=value_M.dtype, device=value_M.device)
+    own = range(ends[rank] - len(value_M), ends[rank])
+    whole[own.start : own.stop] = value_M
+    return total(whole), own
+
+
+def broadcast(value: int) -> int:
+    """An integer of rank 0, on every rank."""
+    return int(total(torch.tensor(value if not is_joined() or torch.distributed.get_rank() == 0 else 0)))
+
+
+def wait_for_all() -> None:
+    """Return when every rank has come here."""
+    if is_joined():
+        torch.distributed.barrier()

@@ -1,0 +1,40 @@
+"""SIGTERM and SIGUSR1 ask a run to save and stop: a batch system sends them before it takes the machine away."""
+
+import signal
+from types import FrameType
+
+_ASKING = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class StopSignals:
+    """While this context lasts, the two signals are only noted; the loop looks after every step."""
+
+    def __init__(self) -> None:
+        self._name = ""
+
+    def __enter__(self) -> "StopSignals":
+        self._before = {number: signal.signal(number, self._note) for number in _ASKING}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self._name = signal.Signals(number).name
+
+    @property
+    def came(self) -> bool:
+        """Whether this process was asked to stop."""
+        return bool(self._name)
+
+    @property
+    def name(self) -> str:
+        """The signal that came, or that it came to another process."""
+        return self._name or "a signal to another process"
+
+
+def leave_to_the_trainer(_: int) -> None:
+    """Of a data-loading process (`worker_init_fn`): the trainer gets the same signal, and still needs its batches."""
+    for number in _ASKING:
+        signal.signal(number, signal.SIG_IGN)

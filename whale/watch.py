@@ -1,0 +1,118 @@
+"""A rank that dies stops the others within a minute, with its name.
+
+A collective operation waits for every rank: for ever, when one has died. So each rank counts up under its own key of
+the rendezvous store, in a thread of its own, and watches the counts of the others.
+"""
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+from torch.distributed import DistError, Store
+
+from whale.errors import UserError
+
+EXIT_CODE = 3
+"""Of a process that stops because another one has died."""
+BEAT_SEC = 1.0
+DEAD_AFTER_SEC = 20.0
+"""Silence after which a rank counts as dead."""
+_LEFT, _FAILED = "left", "failed"
+
+
+class Watch:
+    """Beats for this rank and watches the others.
+
+    Args:
+        store: the store that all ranks have met at.
+        rank, world_size: this process.
+    """
+
+    def __init__(self, store: Store, rank: int, world_size: int):
+        # A connection of its own: the main thread may wait in the other.
+        self._store: Store = store.clone()  # type: ignore[attr-defined]
+        self.rank, self.world_size = rank, world_size
+        self._end = threading.Event()
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch until the block is left; an exception in it is told to the others."""
+        self._beat("0")
+        self._store.set(f"whale/name/{self.rank}", f"rank {self.rank} ({socket.gethostname()}, pid {os.getpid()})")
+        names = self._names()
+        self._thread = threading.Thread(target=self._watch, args=(names,), daemon=True)
+        self._thread.start()
+        try:
+            yield
+        except BaseException as error:
+            self._await_the_cause(error)
+            self._part(f"{_FAILED} {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+            raise
+
+    def leave(self) -> None:
+        """Stop watching: all ranks have come to the end."""
+        self._part(_LEFT)
+
+    def _names(self) -> list[str]:
+        keys = [f"whale/name/{rank}" for rank in range(self.world_size)]
+        try:
+            return [self._store.get(key).decode() for key in keys]
+        except RuntimeError:  # its timeout
+            missing = [rank for rank, key in enumerate(keys) if not self._store.check([key])]
+            raise UserError(
+                f"of {self.world_size} ranks, {missing} did not come to the meeting point", "look at their logs"
+            ) from None
+
+    def _beat(self, value: str) -> None:
+        self._store.set(f"whale/beat/{self.rank}", value)
+
+    def _part(self, word: str) -> None:
+        """Say the last word of this rank; the one that keeps the store stays until the others can have read it."""
+        with self._lock, contextlib.suppress(RuntimeError):  # the store may be gone
+            self._end.set()
+            self._beat(word)
+        self._thread.join()  # a thread in the store when the interpreter ends would abort it
+        if self.rank == 0 and word != _LEFT:
+            time.sleep(3 * BEAT_SEC)
+
+    def _await_the_cause(self, error: BaseException) -> None:
+        """A broken connection says that another rank has died: leave it to the watching thread to say which."""
+        if isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
+            self._end.wait(DEAD_AFTER_SEC + 10 * BEAT_SEC)
+
+    def _watch(self, names: list[str]) -> None:
+        others = [rank for rank in range(self.world_size) if rank != self.rank]
+        keys = [f"whale/beat/{rank}" for rank in others]
+        seen = {rank: ("", time.monotonic()) for rank in others}
+        count = 0
+        while not self._end.wait(BEAT_SEC):
+            count += 1
+            try:
+                with self._lock:
+                    if self._end.is_set():
+                        return
+                    self._beat(str(count))
+                    values = [value.decode() for value in self._store.multi_get(keys)]
+            except RuntimeError:
+                self._stop(f"{names[0]}, which keeps the meeting point, has died")
+            for rank, value in zip(others, values, strict=True):
+                if value.startswith(_FAILED):
+                    self._stop(f"{names[rank]} has failed: {value.removeprefix(_FAILED).strip()}")
+                if value != seen[rank][0]:
+                    seen[rank] = value, time.monotonic()
+                elif value != _LEFT and time.monotonic() - seen[rank][1] > DEAD_AFTER_SEC:
+                    self._stop(f"{names[rank]} has died: not heard of for {DEAD_AFTER_SEC:.0f} s")
+
+    def _stop(self, reason: str) -> None:
+        """End this process at once: its main thread waits in an operation that will never end."""
+        if self._end.is_set():
+            return
+        remedy = "look at the log of that rank; the same command goes on from the last checkpoint"
+        sys.stderr.write(f"whale: rank {self.rank} stops: {reason}\n  remedy: {remedy}\n")
+        sys.stderr.flush()
+        os._exit(EXIT_CODE)

@@ -1,0 +1,183 @@
+"""The DeepSpeed back end: ZeRO stages 0 to 3 (Rajbhandari et al., 2020), driven directly.
+
+Under bf16, stages 1 to 3 hold the weights in bfloat16 and the optimiser's own copy in fp32; stage 0 holds fp32 weights.
+All run the objective under autocast, and buffers (a codebook that moves by averages) stay in fp32.
+"""
+
+import contextlib
+import io
+import math
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from whale.checkpoint import host_copy, write_weights
+from whale.engine import EngineConfig, evaluating, not_finite
+from whale.errors import UserError
+from whale.optim import OptimConfig, build_optimizers, set_rate
+from whale.ranks import Ranks, is_joined
+from whale.zero_files import capture_files, load_files
+
+
+def render(config: EngineConfig, grad_clip: float, batch: int, accumulation: int, world_size: int) -> dict[str, Any]:
+    """DeepSpeed's own configuration, as it is written to `deepspeed.json`."""
+    stage, low_precision = config.zero, config.precision == "bf16" and config.zero != 0
+    zero: dict[str, Any] = {"stage": stage, "contiguous_gradients": True}
+    if config.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    rendered: dict[str, Any] = {
+        "train_batch_size": batch,
+        "train_micro_batch_size_per_gpu": batch // world_size // accumulation,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": grad_clip,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,  # its own Adam for the CPU needs a compiler
+        "steps_per_print": 2**31,
+    }
+    if low_precision:
+        rendered |= {
+            "bf16": {"enabled": True, "check_grad_overflow": True},
+            "data_types": {"grad_accum_dtype": "fp32"},
+            "communication_data_type": "fp32",
+        }
+    return rendered
+
+
+class _UnderAutocast(nn.Module):
+    """The objective as DeepSpeed sees it: a forward for training and one for validation, so that stage 3, which gathers
+    weights where a forward needs them, serves both.
+    """
+
+    def __init__(self, objective: nn.Module, device_type: str, enabled: bool):
+        super().__init__()
+        self.objective = objective
+        self._device_type, self._enabled = device_type, enabled
+
+    def forward(self, *arguments: Any) -> Any:
+        with torch.autocast(self._device_type, torch.bfloat16, enabled=self._enabled):
+            return self.objective(*arguments) if arguments else self.objective.validate()  # type: ignore[operator]
+
+
+class ZeroEngine:
+    """One process under ZeRO; see `whale.engine.Engine`."""
+
+    def __init__(
+        self, config: EngineConfig, objective: nn.Module, model: nn.Module, optim: OptimConfig, accumulation: int,
+        batch: int, here: Ranks,
+    ):  # fmt: skip
+        if optim.name != "adamw":
+            raise UserError(
+                f"optim.name is {optim.name}, which needs whole matrices; under ZeRO each process holds pieces",
+                "set optim.name=adamw, or engine.zero=null",
+            )
+        cpu = config.device == "cpu" or not torch.cuda.is_available()
+        deepspeed = _import_deepspeed(cpu)
+        self._gathered = deepspeed.zero.GatheredParameters
+        self.accumulation, self._here, self._model, self._reshard = accumulation, here, model, config.reshard
+        self.layout = {"zero": config.zero, "world_size": here.world_size, "offload": config.offload_optimizer}
+        self.rendered = render(config, optim.grad_clip, batch, accumulation, here.world_size)
+        buffers = {name: value.clone() for name, value in objective.named_buffers()}
+        self._wrapped = _UnderAutocast(objective, "cpu" if cpu else "cuda", config.precision == "bf16")
+        (optimizer,) = build_optimizers(model, optim)
+        with contextlib.redirect_stdout(io.StringIO()):  # it tells its memory whatever its logger is set to
+            self._engine, self._optimizer, _, _ = deepspeed.initialize(
+                model=self._wrapped, optimizer=optimizer, config=self.rendered, dist_init_required=False
+            )
+        for name, value in objective.named_buffers():
+            value.data = buffers[name].to(value.device)
+
+    def to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """See `Engine`."""
+        return {name: value.to(self._engine.device, non_blocking=True) for name, value in batch.items()}
+
+    def accumulate(self, last: bool, *arguments: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `Engine`."""
+        loss, figures = self._engine(*arguments)
+        self._engine.backward(loss)  # divides by the number of micro-batches
+        if not last:
+            self._engine.step()  # counts the micro-batch
+        return loss.detach(), figures
+
+    def step(self, rate: float, where: str) -> float:
+        """See `Engine`."""
+        set_rate([self._optimizer], rate)
+        if self.layout["zero"] == 0:  # a plain optimiser, which does not look
+            norm = float(nn.utils.get_total_norm(p.grad for p in self._model.parameters() if p.grad is not None))
+            if not math.isfinite(norm):
+                raise not_finite("gradient norm", norm, where)
+            self._engine.step()
+            return norm
+        self._engine.step()
+        norm = float(self._engine.get_global_grad_norm())
+        if self._optimizer.overflow:  # then no update was made
+            raise not_finite("gradient norm", norm, where)
+        return norm
+
+    def validate(self) -> dict[str, float]:
+        """See `Engine`."""
+        with evaluating(self._wrapped):
+            return self._engine()  # type: ignore[no-any-return]
+
+    def snapshot(self, folder: Path) -> Callable[[], list[Path]]:
+        """See `Engine`."""
+        weights = self._full_weights()
+        write_shards = capture_files(self._engine, folder)
+
+        def write() -> list[Path]:
+            return write_shards() + (write_weights(folder, weights) if self._here.is_main else [])
+
+        return write
+
+    def load(self, folder: Path, saved: dict[str, Any]) -> None:
+        """See `Engine`."""
+        load_files(self._engine, folder, saved, self.layout, self._reshard, self._here)
+
+    @torch.no_grad()
+    def _full_weights(self) -> dict[str, Tensor]:
+        """All weights in fp32 and the buffers, copied to host memory on the main process."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        weights = {}
+        partitioned = self.layout["zero"] == 3
+        for name, parameter in self._model.named_parameters():
+            whole = safe_get_full_fp32_param(parameter) if parameter.requires_grad and self.layout["zero"] else None
+            if whole is None:
+                with self._gathered([parameter]) if partitioned else contextlib.nullcontext():
+                    whole = parameter.detach().float().clone()
+            if self._here.is_main:
+                weights[name] = host_copy(whole)
+        persistent = self._model.state_dict().keys()
+        buffers = {name: value for name, value in self._model.named_buffers() if name in persistent}
+        return weights | {name: host_copy(value) for name, value in buffers.items()}
+
+
+def _import_deepspeed(cpu: bool) -> Any:
+    """DeepSpeed, quiet, and joined to the process group that there is."""
+    if cpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    try:
+        import deepspeed
+    except ImportError:
+        raise UserError(
+            "engine.zero is set, and DeepSpeed is not installed",
+            "pip install 'whale[deepspeed]', or set engine.zero=null",
+        ) from None
+    import deepspeed.ops
+    from deepspeed.utils import logger
+
+    logger.setLevel("ERROR")
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
+    # Its all-reduce through shared memory needs a compiler, and a killed process leaves its buffers in /dev/shm.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if not is_joined():
+        store = torch.distributed.HashStore()
+        torch.distributed.init_process_group("gloo" if cpu else "nccl", store=store, rank=0, world_size=1)
+    os.environ.setdefault("LOCAL_RANK", "0")
+    deepspeed.init_distributed("gloo" if cpu else "nccl", auto_mpi_discovery=False, verbose=False)
+    return deepspeed
