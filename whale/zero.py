@@ -27,7 +27,8 @@ from whale.zero_files import capture_files, load_files
 def render(config: EngineConfig, grad_clip: float, batch: int, accumulation: int, world_size: int) -> dict[str, Any]:
     """DeepSpeed's own configuration, as it is written to `deepspeed.json`."""
     stage, low_precision = config.zero, config.precision == "bf16" and config.zero != 0
-    zero: dict[str, Any] = {"stage": stage, "contiguous_gradients": True}
+    # On a GPU gradients are copied into one buffer against fragments of memory; a CPU only loses the time.
+    zero: dict[str, Any] = {"stage": stage, "contiguous_gradients": torch.cuda.is_available()}
     if config.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     rendered: dict[str, Any] = {
