@@ -1,7 +1,7 @@
 """What a training step costs under DeepSpeed's ZeRO 1, over the same step without it.
 
-Both back ends train the same dynamics in one process on the same random tokens, a step of one and a step of the other in
-turn. `zero1_over_plain` is the ratio of their median times.
+Both back ends train the same dynamics in one process on the same random tokens, a step of one and a step of the other
+in turn. `zero1_over_plain` is the ratio of their median times.
 """
 
 import os
@@ -83,7 +83,7 @@ def measure(precision: str, batch: dict[str, torch.Tensor], repeats: int) -> dic
 
 def main() -> None:
     flags = parser(__doc__ or "").parse_args()
-    repeats, clips = (4, 1) if flags.quick else (15, 2)
+    repeats, clips = (3, 4) if flags.quick else (15, 4)
     model = build_objective().model
     parameters = sum(p.numel() for p in model.parameters())
     batch = random_batch(clips, model.config.tokenizer.tokens_per_frame, model.tokenizer.num_codes)

@@ -5,9 +5,10 @@ import json
 import re
 from datetime import datetime, timezone
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from whale.eval.results import Figure
+from whale.eval.results import Figure, Need
 from whale.publish import write_json
 from whale.runtime import environment
 
@@ -20,11 +21,10 @@ def parser(about: str) -> argparse.ArgumentParser:
     return flags
 
 
-def ratio(name: str, over: list[float], under: list[float], need: dict[str, float] | None) -> Figure:
-    """Median of `over` by median of `under`, of pairs measured in turn; from the least to the greatest ratio of a pair."""
-    pairs = sorted(a / b for a, b in zip(over, under, strict=True))
-    middle = (sorted(over)[len(over) // 2]) / (sorted(under)[len(under) // 2])
-    return Figure(name, middle, pairs[0], pairs[-1], "ratio", len(pairs), need)  # type: ignore[arg-type]
+def ratio(name: str, over: list[float], under: list[float], need: Need | None) -> Figure:
+    """Median of `over` by median of `under`, measured in turn; low and high are the least and greatest of the pairs."""
+    pairs = [a / b for a, b in zip(over, under, strict=True)]
+    return Figure(name, median(over) / median(under), min(pairs), max(pairs), "ratio", len(pairs), need)
 
 
 def publish(name: str, figures: list[Figure], details: dict[str, Any], out: Path | None) -> None:

@@ -55,6 +55,9 @@ class Engine(Protocol):
     layout: dict[str, Any]
     """How the state is spread over processes: what a checkpoint has in common with a run that goes on from it."""
 
+    rendered: dict[str, Any] | None
+    """The back end's own configuration, for the record."""
+
     def to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """A batch on this process's device."""
 
@@ -149,6 +152,7 @@ class PlainEngine:
         self._accelerator = Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=[parallel])
         self.accumulation, self._here = accumulation, here
         self.layout: dict[str, Any] = {"zero": None}
+        self.rendered: dict[str, Any] | None = None
         self._objective, self._model = objective, model
         self._optimizers, self._grad_clip = build_optimizers(model, optim), optim.grad_clip
         with warnings.catch_warnings():

@@ -109,6 +109,8 @@ def fit(objective: Objective, loader: ClipLoader, here: Ranks, run: Run) -> dict
         engine = open_engine(
             run.engine, cast(nn.Module, objective), objective.model, run.optim, loader.config.batch, here
         )
+        if engine.rendered and here.is_main:
+            write_json(folder / "deepspeed.json", engine.rendered)
         saver = Saver(folder / "checkpoints", here, config.keep, config.milestones)
         step, position = _resume(folder, engine, loader, here)
         log = RunLog(run, here, held, step, loader)

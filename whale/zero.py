@@ -82,7 +82,7 @@ class ZeroEngine:
         self._gathered = deepspeed.zero.GatheredParameters
         self.accumulation, self._here, self._model, self._reshard = accumulation, here, model, config.reshard
         self.layout = {"zero": config.zero, "world_size": here.world_size, "offload": config.offload_optimizer}
-        self.rendered = render(config, optim.grad_clip, batch, accumulation, here.world_size)
+        self.rendered: dict[str, Any] | None = render(config, optim.grad_clip, batch, accumulation, here.world_size)
         buffers = {name: value.clone() for name, value in objective.named_buffers()}
         self._wrapped = _UnderAutocast(objective, "cpu" if cpu else "cuda", config.precision == "bf16")
         (optimizer,) = build_optimizers(model, optim)

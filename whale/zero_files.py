@@ -123,7 +123,7 @@ def _check(folder: Path, saved: dict[str, Any], layout: dict[str, Any], reshard:
             "state over (it can between stages 1 and 2, and between numbers of processes)",
             f"go on with engine.zero={'null' if before is None else before}",
         )
-    if saved != layout and not reshard:
+    if saved != layout and not reshard and now != 0:
         raise UserError(
             f"{folder} was made {told(saved)}; this run is {told(layout)}",
             "go on as before, or add engine.reshard=true to carry the state over",
