@@ -13,7 +13,7 @@ EVAL=("${one_gpu[@]}")
 
 # A job that was signalled, has saved and is queued again counts as restarted; after this many it fails instead, so that a
 # job whose time is too short for a single step does not go round for ever.
-MAX_RESTARTS=100
+MAX_RESTARTS=30
 
 # Makes `python -m whale` run: called on the login node by chain.sh, and in every job.
 activate() {

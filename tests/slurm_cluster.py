@@ -195,5 +195,5 @@ def wait_until(condition: Callable[[], Any], timeout_sec: float, describe: Calla
     while time.monotonic() < end:
         if found := condition():
             return found
-        time.sleep(0.2)
+        time.sleep(0.05)
     raise AssertionError(f"waited {timeout_sec} s in vain. {describe()}")

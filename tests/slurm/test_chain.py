@@ -1,6 +1,7 @@
 """chain.sh: what it submits, and what it refuses to."""
 
 import os
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -105,3 +106,18 @@ def test_a_stage_that_slurm_refuses_takes_the_chain_back(chain, cluster):
     assert ran.returncode == 2 and "taken back" in ran.stderr
     (job,) = jobs_of(ran.stdout, cluster)
     assert job.wait() == ["CANCELLED"]
+
+
+def shown_commands() -> list[str]:
+    """Lines of the guide's chains, and the line at the top of each sbatch script, as `whale` commands."""
+    guide = re.findall(r"^    stage (?:--\S+ )*(.+)$", (REPO / "slurm/README.md").read_text(), re.MULTILINE)
+    heads = [re.sub(r"\\\n#\s*", "", file.read_text()) for file in sorted((REPO / "slurm").glob("*.sbatch"))]
+    lines = [re.search(r"^#   sbatch .*slurm/(\w+)\.sbatch (.+)$", head, re.MULTILINE) for head in heads]
+    return [f"whale {words}" for words in guide] + [f"whale {line[1]} {line[2]}" for line in lines]
+
+
+def test_the_commands_shown_load_their_configurations(written_command):
+    commands = shown_commands()
+    assert len(commands) == 6
+    for text in commands:
+        written_command(text).config()
