@@ -67,11 +67,10 @@ class Engine(Protocol):
         After the `last` of an update, the gradient is the mean over micro-batches and ranks.
         """
 
-    def step(self, rate: float, where: str) -> float:
+    def step(self, rate: float) -> float:
         """Clip, update at `rate` times the peak learning rate, clear; returns the gradient norm before clipping.
 
-        Raises:
-            UserError: the gradient is not finite, on every rank; nothing was updated. `where` names step and samples.
+        If that is not finite, on every rank, nothing was updated.
         """
 
     def validate(self) -> dict[str, float]:
@@ -127,14 +126,6 @@ def _accumulation(config: EngineConfig, batch: int, world_size: int) -> int:
     return share // micro
 
 
-def not_finite(what: str, value: float, where: str) -> UserError:
-    """The error for a loss or gradient that must not become an update."""
-    return UserError(
-        f"the {what} is {value} at {where}; the update was not made",
-        "look at these samples, lower the learning rate, or go on from the last checkpoint with another seed",
-    )
-
-
 class PlainEngine:
     """The accelerate back end: the whole state on every process, gradients averaged between them."""
 
@@ -170,16 +161,15 @@ class PlainEngine:
             self._accelerator.backward(loss / self.accumulation)
         return loss.detach(), figures
 
-    def step(self, rate: float, where: str) -> float:
+    def step(self, rate: float) -> float:
         """See `Engine`."""
         parameters = [p for optimizer in self._optimizers for group in optimizer.param_groups for p in group["params"]]
         norm = float(self._accelerator.clip_grad_norm_(parameters, self._grad_clip))
-        if not math.isfinite(norm):
-            raise not_finite("gradient norm", norm, where)
-        set_rate(self._optimizers, rate)
-        for optimizer in self._optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        if math.isfinite(norm):
+            set_rate(self._optimizers, rate)
+            for optimizer in self._optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
         return norm
 
     def validate(self) -> dict[str, float]:

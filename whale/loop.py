@@ -13,7 +13,7 @@ from whale.checkpoint import damage, read_state
 from whale.checkpoint_folder import find_checkpoints
 from whale.clips.loader import ClipLoader, OrderState
 from whale.config import configclass, dump_config, load_config, to_values
-from whale.engine import Engine, EngineConfig, not_finite, open_engine
+from whale.engine import Engine, EngineConfig, open_engine
 from whale.errors import StoppedError, UserError
 from whale.objectives.clip_noise import ClipNoise, seeded_generator
 from whale.objectives.masked import Counts
@@ -120,8 +120,14 @@ def fit(objective: Objective, loader: ClipLoader, here: Ranks, run: Run) -> dict
                 batch = engine.to_device(log.time_data(batches))
                 loss, terms = _accumulate(engine, objective, batch, here, config.seed, step)
                 where = f"step {step + 1}, samples {position} to {position + loader.config.batch - 1}"
-                loss, stop = _agree(loss, saver, here, where)
-                norm = engine.step(schedule(step, config.steps, run.optim), where)
+                loss, stop = _agree(loss, saver, here)
+                if not math.isfinite(loss):
+                    saver.finish()
+                    raise _not_finite("loss", loss, where)
+                norm = engine.step(schedule(step, config.steps, run.optim))
+                if not math.isfinite(norm):
+                    saver.finish()
+                    raise _not_finite("gradient norm", norm, where)
                 extra = objective.after_step(seeded_generator(config.seed, step))
                 step, position, last = step + 1, position + loader.config.batch, step + 1 == config.steps
 
@@ -164,19 +170,24 @@ def _accumulate(
     return torch.stack(losses).mean().item(), {k: torch.stack([t[k] for t in terms]).mean() for k in terms[0]}
 
 
-def _agree(loss: float, saver: Saver, here: Ranks, where: str) -> tuple[float, bool]:
+def _agree(loss: float, saver: Saver, here: Ranks) -> tuple[float, bool]:
     """What ranks must know alike before they update: the loss over all of them, and whether one was told to stop."""
     total_loss, stop, written, failed = total_of(loss, here.signals.came, *saver.news())
     saver.settle(round(written), round(failed))
-    mean = total_loss / here.world_size
-    if not math.isfinite(mean):
-        raise not_finite("loss", mean, where)
-    return mean, stop > 0
+    return total_loss / here.world_size, stop > 0
 
 
 def _mean(terms: dict[str, Tensor], here: Ranks) -> dict[str, float]:
     values = total_of(*(value.item() for value in terms.values()))
     return {name: value / here.world_size for name, value in zip(terms, values, strict=True)}
+
+
+def _not_finite(what: str, value: float, where: str) -> UserError:
+    """The error for a loss or gradient that must not become an update."""
+    return UserError(
+        f"the {what} is {value} at {where}; the update was not made",
+        "look at these samples, lower the learning rate, or go on from the last checkpoint with another seed",
+    )
 
 
 MAY_CHANGE = (

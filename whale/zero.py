@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from whale.checkpoint import host_copy, write_weights
-from whale.engine import EngineConfig, evaluating, not_finite
+from whale.engine import EngineConfig, evaluating
 from whale.errors import UserError
 from whale.optim import OptimConfig, build_optimizers, set_rate
 from whale.ranks import Ranks, is_joined
@@ -27,8 +27,10 @@ from whale.zero_files import capture_files, load_files
 def render(config: EngineConfig, grad_clip: float, batch: int, accumulation: int, world_size: int) -> dict[str, Any]:
     """DeepSpeed's own configuration, as it is written to `deepspeed.json`."""
     stage, low_precision = config.zero, config.precision == "bf16" and config.zero != 0
-    # On a GPU gradients are copied into one buffer against fragments of memory; a CPU only loses the time.
-    zero: dict[str, Any] = {"stage": stage, "contiguous_gradients": torch.cuda.is_available()}
+    zero: dict[str, Any] = {"stage": stage}
+    if config.device == "cpu" or not torch.cuda.is_available():
+        # No fragments to fear; and blocks of up to 32 MB are used again, where larger ones are paged in anew each step.
+        zero |= {"contiguous_gradients": False, "reduce_bucket_size": 5_000_000}
     if config.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     rendered: dict[str, Any] = {
@@ -105,20 +107,16 @@ class ZeroEngine:
             self._engine.step()  # counts the micro-batch
         return loss.detach(), figures
 
-    def step(self, rate: float, where: str) -> float:
+    def step(self, rate: float) -> float:
         """See `Engine`."""
         set_rate([self._optimizer], rate)
         if self.layout["zero"] == 0:  # a plain optimiser, which does not look
             norm = float(nn.utils.get_total_norm(p.grad for p in self._model.parameters() if p.grad is not None))
-            if not math.isfinite(norm):
-                raise not_finite("gradient norm", norm, where)
-            self._engine.step()
+            if math.isfinite(norm):
+                self._engine.step()
             return norm
         self._engine.step()
-        norm = float(self._engine.get_global_grad_norm())
-        if self._optimizer.overflow:  # then no update was made
-            raise not_finite("gradient norm", norm, where)
-        return norm
+        return math.inf if self._optimizer.overflow else float(self._engine.get_global_grad_norm())
 
     def validate(self) -> dict[str, float]:
         """See `Engine`."""

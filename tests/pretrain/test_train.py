@@ -1,6 +1,7 @@
 """Both pretraining tasks on tiny clips: they train, resume exactly, survive kills, and refuse what does not fit."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -233,8 +234,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
     engine = open_engine(EngineConfig(device="cpu"), objective, objective.model, OptimConfig(name="adamw"), 1, Ranks())
     before = {name: value.clone() for name, value in objective.model.state_dict().items()}
     engine.accumulate(True, float("nan"))
-    with pytest.raises(UserError, match="not made"):
-        engine.step(1.0, "step 1")
+    assert not math.isfinite(engine.step(1.0))
     assert all(value.equal(before[name]) for name, value in objective.model.state_dict().items())
 
 
