@@ -17,6 +17,8 @@ class StopSignals:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self.came:
+            return  # on its way out: a second signal must not change the exit code
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
