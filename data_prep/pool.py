@@ -2,26 +2,14 @@
 
 import contextlib
 import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TypeVar
 
+from whale.worker import die_with_parent
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-
-
-def _die_with_parent() -> None:
-    """A worker whose parent was killed would wait for jobs for ever, and might go on writing."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextlib.contextmanager
@@ -34,7 +22,7 @@ def open_pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
         yield None
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_die_with_parent)
+    pool = ProcessPoolExecutor(workers, context, initializer=die_with_parent)
     try:
         yield pool
     finally:

@@ -3,7 +3,7 @@
 import signal
 from types import FrameType
 
-_ASKING = (signal.SIGTERM, signal.SIGUSR1)
+ASKING = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopSignals:
@@ -13,7 +13,7 @@ class StopSignals:
         self._name = ""
 
     def __enter__(self) -> "StopSignals":
-        self._before = {number: signal.signal(number, self._note) for number in _ASKING}
+        self._before = {number: signal.signal(number, self._note) for number in ASKING}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -34,9 +34,3 @@ class StopSignals:
     def name(self) -> str:
         """The signal that came, or that it came to another process."""
         return self._name or "a signal to another process"
-
-
-def leave_to_the_trainer(_: int) -> None:
-    """Of a data-loading process (`worker_init_fn`): the trainer gets the same signal, and still needs its batches."""
-    for number in _ASKING:
-        signal.signal(number, signal.SIG_IGN)

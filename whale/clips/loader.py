@@ -16,7 +16,7 @@ from whale.clips.stats import read_scale
 from whale.clips.window import window_arrays
 from whale.config import configclass
 from whale.errors import UserError
-from whale.signals import leave_to_the_trainer
+from whale.worker import begin_loading
 
 
 @configclass
@@ -215,7 +215,7 @@ class ClipLoader:
             num_workers=workers,
             collate_fn=_collate,
             prefetch_factor=4 if workers else None,
-            worker_init_fn=leave_to_the_trainer,
+            worker_init_fn=begin_loading,
         )
         for batch in loader:
             if isinstance(batch, UserError):
