@@ -1,8 +1,6 @@
-import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -13,7 +11,7 @@ from whale.worker import begin_loading
 def work():
     time.sleep({before})
     begin_loading(0)
-    time.sleep(600)
+    time.sleep(120)
 
 worker = multiprocessing.get_context("fork").Process(target=work)
 worker.start()
@@ -23,26 +21,10 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    with open(f"/proc/{pid}/stat") as stat:
-        return stat.read().rpartition(")")[2].split()[0] != "Z"
-
-
-@pytest.mark.skipif(not os.path.isdir("/proc"), reason="tells a zombie from a living process by /proc")
 @pytest.mark.parametrize(("before", "after"), [(0.3, 0.0), (0.0, 0.3)], ids=["still starting", "at work"])
 def test_a_worker_goes_when_its_parent_is_killed(before, after):
-    parent = subprocess.run(
-        [sys.executable, "-c", SCRIPT.format(before=before, after=after)], stdout=subprocess.PIPE, check=False
-    )
+    # The worker has the pipe too: reading it to its end waits for the worker.
+    command = [sys.executable, "-c", SCRIPT.format(before=before, after=after)]
+    parent = subprocess.run(command, stdout=subprocess.PIPE, check=False, timeout=30)
     assert parent.returncode == -signal.SIGKILL
-    worker, start = int(parent.stdout), time.monotonic()
-    while is_alive(worker) and time.monotonic() - start < 30:
-        time.sleep(0.05)
-    alive = is_alive(worker)
-    if alive:
-        os.kill(worker, signal.SIGKILL)
-    assert not alive
+    assert int(parent.stdout) > 0
