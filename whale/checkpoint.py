@@ -122,8 +122,16 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], source: str) -> N
     Raises:
         UserError: a tensor is missing, unknown, or of another shape; all of them are named.
     """
-    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    given = {name: tuple(value.shape) for name, value in tensors.items()}
+    refuse_other_shapes(
+        {name: tuple(value.shape) for name, value in model.state_dict().items()},
+        {name: tuple(value.shape) for name, value in tensors.items()},
+        source,
+    )
+    model.load_state_dict(tensors)
+
+
+def refuse_other_shapes(own: dict[str, tuple[int, ...]], given: dict[str, tuple[int, ...]], source: str) -> None:
+    """Compare the shapes of a model's tensors with those in a file; see `load_weights` for the error."""
     wrong = [
         f"{name}: model {own.get(name)}, file {given.get(name)}"
         for name in sorted(own.keys() | given.keys())
@@ -135,7 +143,6 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], source: str) -> N
             f"the weights in {source} do not fit the model:\n  - {listed}",
             "use the configuration they were trained with, or another run folder",
         )
-    model.load_state_dict(tensors)
 
 
 def prune(folder: Path, step: int, keep: int, milestones: tuple[int, ...]) -> None:

@@ -102,11 +102,17 @@ def _meet(here: Ranks) -> torch.distributed.Store:
             raise UserError(
                 f"rank 0 cannot listen on {address}: the port is in use", "set MASTER_PORT to a free port"
             ) from None
-        raise UserError(
-            f"rank {here.rank} of {here.world_size} did not find rank 0 at {address}: {str(error).splitlines()[0]}",
-            "check that all ranks were started, and that MASTER_ADDR and MASTER_PORT are the same and can be reached",
-        ) from None
+        raise _not_met(f"rank {here.rank} of {here.world_size} did not find rank 0 at {address}", error) from None
+    except torch.distributed.DistStoreError as error:  # on rank 0; says how many came
+        raise _not_met(f"rank 0 of {here.world_size} waited for the others at {address}", error) from None
     return store
+
+
+def _not_met(problem: str, error: Exception) -> UserError:
+    return UserError(
+        f"{problem}: {str(error).splitlines()[0]}",
+        "check that all ranks were started, and that MASTER_ADDR and MASTER_PORT are the same and can be reached",
+    )
 
 
 def is_joined() -> bool:

@@ -73,7 +73,9 @@ class Saver:
                 sync(file)
             hashes = {file.relative_to(self._pending).as_posix(): sha256_file(file) for file in files}
             self._hashes_of(self._here.rank).write_text(json.dumps(hashes))
-        except (OSError, RuntimeError, ValueError) as error:  # told by `settle` on the main thread
+        except Exception as error:  # told by `settle` on the main thread
+            while error.__context__ is not None:  # what went wrong first: torch.save goes on to complain of offsets
+                error = error.__context__  # type: ignore[assignment]
             self._error = error
 
     def _hashes_of(self, rank: int) -> Path:

@@ -20,8 +20,8 @@ EXIT_CODE = 3
 """Of a process that stops because another one has died."""
 BEAT_SEC = 1.0
 DEAD_AFTER_SEC = 20.0
-"""Silence after which a rank counts as dead."""
-_LEFT, _FAILED = "left", "failed"
+"""Silence after which a rank counts as dead; measured in beats of the one who listens, which can be suspended too."""
+_LEFT, _FAILED, _STOPS = "left", "failed", "stops"
 
 
 class Watch:
@@ -38,6 +38,7 @@ class Watch:
         self.rank, self.world_size = rank, world_size
         self._end = threading.Event()
         self._lock = threading.Lock()
+        self._rounds = 0
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -45,8 +46,9 @@ class Watch:
         self._beat("0")
         self._store.set(f"whale/name/{self.rank}", f"rank {self.rank} ({socket.gethostname()}, pid {os.getpid()})")
         names = self._names()
-        self._thread = threading.Thread(target=self._watch, args=(names,), daemon=True)
-        self._thread.start()
+        self._threads = [threading.Thread(target=f, args=(names,), daemon=True) for f in (self._watch, self._guard)]
+        for thread in self._threads:
+            thread.start()
         try:
             yield
         except BaseException as error:
@@ -76,7 +78,8 @@ class Watch:
         with self._lock, contextlib.suppress(RuntimeError):  # the store may be gone
             self._end.set()
             self._beat(word)
-        self._thread.join()  # a thread in the store when the interpreter ends would abort it
+        for thread in self._threads:
+            thread.join()  # one in the store when the interpreter ends would abort it
         if self.rank == 0 and word != _LEFT:
             time.sleep(3 * BEAT_SEC)
 
@@ -88,31 +91,46 @@ class Watch:
     def _watch(self, names: list[str]) -> None:
         others = [rank for rank in range(self.world_size) if rank != self.rank]
         keys = [f"whale/beat/{rank}" for rank in others]
-        seen = {rank: ("", time.monotonic()) for rank in others}
-        count = 0
+        seen = dict.fromkeys(others, ("", 0))
         while not self._end.wait(BEAT_SEC):
-            count += 1
+            self._rounds += 1
             try:
                 with self._lock:
                     if self._end.is_set():
                         return
-                    self._beat(str(count))
+                    self._beat(str(self._rounds))
                     values = [value.decode() for value in self._store.multi_get(keys)]
             except RuntimeError:
                 self._stop(f"{names[0]}, which keeps the meeting point, has died")
             for rank, value in zip(others, values, strict=True):
                 if value.startswith(_FAILED):
+                    self._end.wait(5 * BEAT_SEC)  # this rank may be about to end with the same error by itself
                     self._stop(f"{names[rank]} has failed: {value.removeprefix(_FAILED).strip()}")
+                if value.startswith(_STOPS):
+                    self._stop(value.removeprefix(_STOPS).strip())
                 if value != seen[rank][0]:
-                    seen[rank] = value, time.monotonic()
-                elif value != _LEFT and time.monotonic() - seen[rank][1] > DEAD_AFTER_SEC:
+                    seen[rank] = value, self._rounds
+                elif value != _LEFT and (self._rounds - seen[rank][1]) * BEAT_SEC > DEAD_AFTER_SEC:
                     self._stop(f"{names[rank]} has died: not heard of for {DEAD_AFTER_SEC:.0f} s")
 
-    def _stop(self, reason: str) -> None:
+    def _guard(self, names: list[str]) -> None:
+        """When the rank that keeps the store hangs, the watching thread waits for its answer for ever."""
+        silent, seen = 0, 0
+        while not self._end.wait(BEAT_SEC):
+            silent, seen = (silent + 1 if seen == self._rounds else 0), self._rounds
+            if silent * BEAT_SEC > DEAD_AFTER_SEC:
+                self._stop(f"{names[0]} has died: not heard of for {DEAD_AFTER_SEC:.0f} s", tell=False)
+
+    def _stop(self, reason: str, tell: bool = True) -> None:
         """End this process at once: its main thread waits in an operation that will never end."""
         if self._end.is_set():
             return
         remedy = "look at the log of that rank; the same command goes on from the last checkpoint"
         sys.stderr.write(f"whale: rank {self.rank} stops: {reason}\n  remedy: {remedy}\n")
         sys.stderr.flush()
+        if tell:
+            with contextlib.suppress(RuntimeError):  # the store may be gone
+                self._beat(f"{_STOPS} {reason}")
+            if self.rank == 0:  # the store ends with this process: let the others read why
+                time.sleep(3 * BEAT_SEC)
         os._exit(EXIT_CODE)

@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
-from whale.checkpoint import host_copy, write_weights
+from whale.checkpoint import host_copy, refuse_other_shapes, write_weights
 from whale.engine import EngineConfig, evaluating
 from whale.errors import UserError
 from whale.optim import OptimConfig, build_optimizers, set_rate
 from whale.ranks import Ranks, is_joined
-from whale.zero_files import capture_files, load_files
+from whale.zero_files import capture_files, clear_padding, load_files
 
 
 def render(config: EngineConfig, grad_clip: float, batch: int, accumulation: int, world_size: int) -> dict[str, Any]:
@@ -92,6 +93,8 @@ class ZeroEngine:
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
                 model=self._wrapped, optimizer=optimizer, config=self.rendered, dist_init_required=False
             )
+        if config.zero == 3:
+            clear_padding(self._engine, here.rank)
         for name, value in objective.named_buffers():
             value.data = buffers[name].to(value.device)
 
@@ -135,6 +138,11 @@ class ZeroEngine:
 
     def load(self, folder: Path, saved: dict[str, Any]) -> None:
         """See `Engine`."""
+        tensors = self._model.state_dict(keep_vars=True).items()
+        own = {name: tuple(getattr(value, "ds_shape", value.shape)) for name, value in tensors}  # stage 3 has no shapes
+        with safe_open(folder / "model.safetensors", "pt") as file:
+            given = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118, no dict
+        refuse_other_shapes(own, given, str(folder))
         load_files(self._engine, folder, saved, self.layout, self._reshard, self._here)
 
     @torch.no_grad()

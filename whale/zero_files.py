@@ -7,6 +7,7 @@ size or stage goes through DeepSpeed's universal checkpoint.
 import contextlib
 import io
 import os
+import pickle
 import shutil
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -56,7 +57,8 @@ def capture_files(engine: Any, folder: Path) -> Callable[[], list[Path]]:
         for script in folder.glob("zero_to_*.py"):  # DeepSpeed's; model.safetensors holds what they would make
             script.unlink(missing_ok=True)
         for path, state in captured.items():
-            torch.save(state, path)
+            with path.open("wb") as file:  # given a path, it would not say why it cannot write
+                torch.save(state, file)
         return list(captured)
 
     return write
@@ -87,7 +89,7 @@ def load_files(
         engine._config.load_universal_checkpoint = not same
         groups = engine.optimizer.param_groups
         settings = [{name: value for name, value in group.items() if name != "params"} for group in groups]
-        with _without_code():
+        with _without_code(folder):
             engine.load_checkpoint(str(source), tag=FOLDER)
         if not same:
             _mend_resharded(engine.optimizer, settings)
@@ -95,6 +97,24 @@ def load_files(
             # It leaves small weights gathered; their first use is then not noted, and the backward pass finds none.
             engine.optimizer.checkpoint_event_prologue()
         engine._config.load_universal_checkpoint = False
+
+
+def clear_padding(engine: Any, rank: int) -> None:
+    """Zero what lies behind the end of a weight in a rank's share of it.
+
+    Stage 3 leaves memory there that nobody has written; with it, equal runs would write unequal files.
+    """
+    padding = {}
+    for parameter in engine.module.parameters():
+        share = parameter.ds_tensor.ds_numel
+        own = min(max(parameter.ds_numel - rank * share, 0), share)
+        parameter.ds_tensor.data[own:] = 0
+        padding[parameter] = slice(own, share)
+    optimizer = engine.optimizer
+    for parameters, flat in zip(optimizer.fp16_groups, optimizer.fp32_partitioned_groups_flat, strict=True):
+        shares = flat.data.split([parameter.ds_tensor.ds_numel for parameter in parameters])
+        for parameter, share in zip(parameters, shares, strict=True):
+            share[padding[parameter]] = 0
 
 
 def _mend_resharded(optimizer: Any, settings: list[dict[str, Any]]) -> None:
@@ -134,19 +154,19 @@ def _check(folder: Path, saved: dict[str, Any], layout: dict[str, Any], reshard:
 def _resharded(folder: Path, stage: int, here: Ranks) -> Iterator[Path]:
     """A temporary universal checkpoint beside `folder`, made by the main process."""
     target = folder.parent / f".tmp-universal-{folder.name}-{broadcast(os.getpid())}"
-    if here.is_main:
-        from deepspeed.checkpoint import ds_to_universal
-
-        target.mkdir()
-        arguments = Namespace(
-            input_folder=str(folder / FOLDER), output_folder=str(target / FOLDER), num_extract_workers=1,
-            num_merge_workers=1, keep_temp_folder=False, strict=True, inject_missing_state=stage < 3,
-        )  # fmt: skip
-        told = io.StringIO()
-        with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told), _without_code():
-            ds_to_universal.main(arguments)
-    wait_for_all()
     try:
+        if here.is_main:
+            from deepspeed.checkpoint import ds_to_universal
+
+            target.mkdir()
+            arguments = Namespace(
+                input_folder=str(folder / FOLDER), output_folder=str(target / FOLDER), num_extract_workers=1,
+                num_merge_workers=1, keep_temp_folder=False, strict=True, inject_missing_state=stage < 3,
+            )  # fmt: skip
+            told = io.StringIO()
+            with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told), _without_code(folder):
+                ds_to_universal.main(arguments)
+        wait_for_all()
         yield target
         wait_for_all()
     finally:
@@ -155,8 +175,12 @@ def _resharded(folder: Path, stage: int, here: Ranks) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _without_code() -> Iterator[None]:
-    """Within, torch.load builds tensors, containers and the classes below, whatever a file asks for."""
+def _without_code(folder: Path) -> Iterator[None]:
+    """Within, torch.load builds tensors, containers and the classes below, whatever a file asks for.
+
+    Raises:
+        UserError: a file in `folder` asks for more.
+    """
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
@@ -167,6 +191,11 @@ def _without_code() -> Iterator[None]:
     try:
         with torch.serialization.safe_globals([LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]):
             yield
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"a file in {folder / FOLDER} holds more than the state of a run: code can hide in it",
+            f"do not use files of unknown origin; delete {folder}, and the run goes on from the checkpoint before",
+        ) from None
     finally:
         if before is None:
             del os.environ[name]
