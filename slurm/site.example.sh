@@ -6,10 +6,11 @@
 # per device, so --ntasks-per-node is the number of GPUs; do not add --gpus-per-task, which would hide the other GPUs from NCCL.
 training=(--account=robots --partition=gpu --time=24:00:00 --ntasks-per-node=8 --gpus-per-node=8 --cpus-per-task=12 --mem=0)
 one_gpu=(--account=robots --partition=gpu --time=04:00:00 --ntasks-per-node=1 --gpus-per-node=1 --cpus-per-task=12 --mem=100G)
-DATA_PREP=("${one_gpu[@]}")
+cpu=(--account=robots --partition=cpu --time=04:00:00 --ntasks-per-node=1 --cpus-per-task=12 --mem=100G)
+DATA_PREP=("${cpu[@]}")
 PRETRAIN=("${training[@]}")
 FINETUNE=("${one_gpu[@]}")
-EVAL=("${one_gpu[@]}")
+EVAL=("${cpu[@]}")
 
 # A job that was signalled, has saved and is queued again counts as restarted; after this many it fails instead, so that a
 # job whose time is too short for a single step does not go round for ever.

@@ -1,3 +1,5 @@
+import errno
+import os
 import subprocess
 import sys
 import time
@@ -140,6 +142,16 @@ def test_a_run_that_was_stopped_says_so_with_code_75(ran, capsys):
     sys.modules["stand_in_stage"].TASKS = {"greet": cli.Task(Settings, stop)}  # type: ignore[attr-defined]
     assert cli.main(["demo", "greet", "seed=1"]) == 75
     assert capsys.readouterr().err == "whale: step 3 of 8 is saved in runs/a; the same command goes on\n"
+
+
+def test_a_full_disk_is_told_with_its_remedy(ran, capsys):
+    def write(config: Settings) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/a/metrics.jsonl")
+
+    sys.modules["stand_in_stage"].TASKS = {"greet": cli.Task(Settings, write)}  # type: ignore[attr-defined]
+    assert cli.main(["demo", "greet", "seed=1"]) == 2
+    told = capsys.readouterr().err
+    assert "full" in told and "runs/a/metrics.jsonl" in told and "remedy: make room" in told
 
 
 def test_an_error_of_the_program_itself_is_not_hidden(ran, monkeypatch):

@@ -3,6 +3,7 @@
 The table below is all this module knows of the stages; only the chosen one is imported, so `whale --help` is quick.
 """
 
+import errno
 import importlib
 import sys
 from collections.abc import Callable, Sequence
@@ -150,4 +151,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StoppedError as stopped:
         sys.stderr.write(f"whale: {stopped}; the same command goes on\n")
         return StoppedError.EXIT_CODE
+    except OSError as error:  # any file of a run can be the one for which there is no room left
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        sys.stderr.write(f"whale: a disk or a quota is full: {error}\n  remedy: make room; the same command goes on\n")
+        return 2
     return 0
