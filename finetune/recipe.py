@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from whale.checkpoint import load_newest_weights
+from whale.checkpoint import load_weights_of
 from whale.clips.loader import ClipLoader
 from whale.config import to_values
 from whale.errors import UserError
@@ -52,7 +52,7 @@ def _fit_tokenizer(
         objective, loader, here, Run(task, run, recipe.loop, recipe.optim, config.engine, config.tracker, recipe)
     )
     fitted = VideoTokenizer(tokenizer.config)
-    load_newest_weights(run, fitted)
+    load_weights_of(run, recipe.loop.steps, fitted)
     record = {"step": recipe.loop.steps, "figures": figures, "config": to_values(config)}
     if here.is_main:
         save_export(run / "export", "tokenizer", fitted, fitted.config, record)

@@ -1,6 +1,6 @@
 """`whale finetune world_model`: adapt an exported world model to a few demonstrations."""
 
-from whale.checkpoint import load_newest_weights
+from whale.checkpoint import load_weights_of
 from whale.clips.loader import ClipLoader, manifest_hashes
 from whale.clips.reader import ClipReader
 from whale.config import to_values
@@ -31,11 +31,13 @@ def adapt_world_model(config: WorldModelAdaptationConfig) -> None:
             f"the demonstrations are {found} frames, {config.source} takes {size} px",
             f"convert them with size_px={size}",
         )
-    with join(config.engine.device) as here:
+    with join(config.engine.device, config.run) as here:
         claim(config.run, config, here)
         model = build_model(config, adapt_tokenizer(config, here))
         loader = ClipLoader(config.demos, "train", here.rank, here.world_size, model.scales)
-        held_out = held_out_batches(config.demos, model.scales, config.validation_batches)
+        held_out = held_out_batches(
+            config.demos, model.scales, config.validation_batches, here, config.engine.micro_batch
+        )
         objective = DynamicsObjective(model, config.loss, held_out)
         task = "finetune world_model"
         run = Run(task, config.run, config.loop, config.optim, config.engine, config.tracker, config)
@@ -45,7 +47,7 @@ def adapt_world_model(config: WorldModelAdaptationConfig) -> None:
 
 
 def _export(config: WorldModelAdaptationConfig, model: WorldModel, figures: dict[str, float], num_clips: int) -> None:
-    load_newest_weights(config.run, model)
+    load_weights_of(config.run, config.loop.steps, model)
     record = {
         "step": config.loop.steps,
         "figures": figures,

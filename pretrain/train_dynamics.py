@@ -56,10 +56,12 @@ def train_dynamics(config: TrainDynamicsConfig) -> None:
             f"data.frames is {config.data.frames}, shorter than two bands of {config.dynamics.band} frames",
             "choose data.frames >= 2 * dynamics.band, so that training sees full windows",
         )
-    with join(config.engine.device) as here:
+    with join(config.engine.device, config.run) as here:
         model = build_model(config)
         loader = ClipLoader(config.data, "train", here.rank, here.world_size, model.scales)
-        held_out = held_out_batches(config.data, model.scales, config.validation_batches)
+        held_out = held_out_batches(
+            config.data, model.scales, config.validation_batches, here, config.engine.micro_batch
+        )
         objective = DynamicsObjective(model, config.loss, held_out)
         task = "pretrain dynamics"
         run = Run(task, config.run, config.loop, config.optim, config.engine, config.tracker, config)

@@ -4,7 +4,7 @@ from itertools import islice
 
 import torch
 
-from whale.checkpoint import load_newest_weights
+from whale.checkpoint import load_weights_of
 from whale.clips.loader import ClipLoader, manifest_hashes
 from whale.config import to_values
 from whale.errors import UserError
@@ -22,7 +22,7 @@ from whale.validate import held_out_frames
 
 def train_tokenizer(config: TrainTokenizerConfig) -> None:
     """Initialise by k-means, train, export to `<run>/export`."""
-    with join(config.engine.device) as here:
+    with join(config.engine.device, config.run) as here:
         figures = _train(config, here)
         if here.is_main:
             _export(config, figures)
@@ -47,7 +47,7 @@ def _train(config: TrainTokenizerConfig, here: Ranks) -> dict[str, float]:
 
 def _export(config: TrainTokenizerConfig, figures: dict[str, float]) -> None:
     model = VideoTokenizer(config.model)
-    load_newest_weights(config.run, model)
+    load_weights_of(config.run, config.loop.steps, model)
     training = {
         "step": config.loop.steps,
         "figures": figures,

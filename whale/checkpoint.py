@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from whale.checkpoint_folder import COMPLETE, Checkpoint, find_checkpoints
+from whale.checkpoint_folder import COMPLETE, Checkpoint, checkpoint_of, find_checkpoints
 from whale.errors import UserError
 
 
@@ -107,12 +107,12 @@ def read_state(checkpoint: Checkpoint) -> dict[str, Any]:
     return state
 
 
-def load_newest_weights(run: Path, model: nn.Module) -> None:
-    """Copy the weights of a run's newest checkpoint into a fresh model.
+def load_weights_of(run: Path, step: int, model: nn.Module) -> None:
+    """Copy the weights of a run's checkpoint into a fresh model.
 
     After training, the model that was trained may hold none (ZeRO 3) or rounded ones (bf16).
     """
-    folder = find_checkpoints(run / "checkpoints")[-1].folder
+    folder = checkpoint_of(run / "checkpoints", step).folder
     load_weights(model, load_file(folder / "model.safetensors"), str(folder))
 
 
@@ -152,4 +152,6 @@ def prune(folder: Path, step: int, keep: int, milestones: tuple[int, ...]) -> No
     """
     for checkpoint in [c for c in find_checkpoints(folder) if c.step <= step][:-keep]:
         if checkpoint.step not in milestones:
-            shutil.rmtree(checkpoint.folder)
+            doomed = checkpoint.folder.with_name(f".tmp-{checkpoint.folder.name}-pruned")
+            checkpoint.folder.rename(doomed)  # gone at once: half of it would look like a damaged one
+            shutil.rmtree(doomed, ignore_errors=True)

@@ -14,6 +14,11 @@ class Checkpoint:
     step: int
 
 
+def checkpoint_of(folder: Path, step: int) -> Checkpoint:
+    """The checkpoint of a step under `checkpoints/`, by name: a shared disk need not show it yet."""
+    return Checkpoint(folder / f"step_{step:07d}", step)
+
+
 def find_checkpoints(folder: Path) -> list[Checkpoint]:
     """Complete checkpoints under `checkpoints/`, oldest first."""
     steps = {path.parent: path.parent.name.removeprefix("step_") for path in folder.glob(f"step_[0-9]*/{COMPLETE}")}

@@ -5,6 +5,7 @@ The table below is all this module knows of the stages; only the chosen one is i
 
 import errno
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -149,7 +150,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"whale: {error}\n")
         return 2
     except StoppedError as stopped:
-        sys.stderr.write(f"whale: {stopped}; the same command goes on\n")
+        if os.environ.get("RANK", "0") == "0":  # once, not from every rank
+            sys.stderr.write(f"whale: {stopped}; the same command goes on\n")
         return StoppedError.EXIT_CODE
     except OSError as error:  # any file of a run can be the one for which there is no room left
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):

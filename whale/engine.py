@@ -6,6 +6,7 @@ several (here), and DeepSpeed's ZeRO (`whale/zero.py`).
 
 import contextlib
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from whale.checkpoint import load_plain, write_plain
 from whale.config import configclass
 from whale.errors import UserError
 from whale.optim import OptimConfig, build_optimizers, set_rate
-from whale.ranks import Ranks
+from whale.ranks import Ranks, is_joined
 
 
 @configclass
@@ -108,6 +109,9 @@ def open_engine(
         UserError: the batch does not divide, or the back end cannot do what is asked.
     """
     accumulation = _accumulation(config, batch, here.world_size)
+    for value in objective.buffers():  # parameters are sent by the back ends
+        if is_joined() and value.is_floating_point():
+            torch.distributed.broadcast(value, 0)  # a codebook that was fitted on another kind of processor differs
     if config.zero is None:
         return PlainEngine(config, objective, model, optim, accumulation, here)
     from whale.zero import ZeroEngine
@@ -139,6 +143,8 @@ class PlainEngine:
         cpu = config.device == "cpu" or not torch.cuda.is_available()
         # Buffers change in the same way on every rank (a codebook), so none is sent.
         parallel = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+        if here.world_size == 1:
+            os.environ.pop("LOCAL_RANK", None)  # it would open a process group of one
         precision = "bf16" if config.precision == "bf16" else "no"
         self._accelerator = Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=[parallel])
         self.accumulation, self._here = accumulation, here

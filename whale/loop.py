@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from whale.checkpoint import damage, read_state
-from whale.checkpoint_folder import find_checkpoints
+from whale.checkpoint_folder import checkpoint_of, find_checkpoints
 from whale.clips.loader import ClipLoader, OrderState
 from whale.config import configclass, dump_config, load_config, to_values
 from whale.engine import Engine, EngineConfig, open_engine
@@ -134,7 +134,7 @@ def fit(objective: Objective, loader: ClipLoader, here: Ranks, run: Run) -> dict
                 if step % config.log_every == 0 or last:
                     log.training(step, {"loss": loss, "grad_norm": norm, **_mean(terms, here), **extra}, position)
                 if step % config.validate_every == 0 or last:
-                    figures = engine.validate()
+                    figures = _mean(engine.validate(), here)
                     log.validation(step, figures)
                 if step % config.save_every == 0 or step in config.milestones or last or stop:
                     state = {"step": step, "order": asdict(loader.state(position)), "layout": engine.layout}
@@ -146,28 +146,30 @@ def fit(objective: Objective, loader: ClipLoader, here: Ranks, run: Run) -> dict
                     raise StoppedError(f"step {step} of {config.steps} is saved in {folder}")
                 log.advance()
             saver.finish()
-            figures = figures or engine.validate()
+            figures = figures or _mean(engine.validate(), here)
             log.finished(step, figures)
     return figures
 
 
 def _accumulate(
     engine: Engine, objective: Objective, batch: dict[str, Tensor], here: Ranks, seed: int, step: int
-) -> tuple[float, dict[str, Tensor]]:
+) -> tuple[float, dict[str, float]]:
     """Add up the gradient of this rank's share of a batch; its loss and figures are means over the micro-batches."""
     parts = engine.accumulation
     counted = objective.counts(batch)
     shares = total(torch.stack(list(counted.values()))) / (here.world_size * parts)
     counts = dict(zip(counted, shares, strict=True))
     size = len(batch["position"]) // parts
-    losses, terms = [], []
+    losses: list[Tensor] = []
+    terms: list[dict[str, Tensor]] = []
     for i in range(parts):
         micro = {name: value[i * size : (i + 1) * size] for name, value in batch.items()}
         noise = ClipNoise(seed, step, micro["position"])
         loss, figures = engine.accumulate(i == parts - 1, micro, counts, noise)
         losses.append(loss)
         terms.append(figures)
-    return torch.stack(losses).mean().item(), {k: torch.stack([t[k] for t in terms]).mean() for k in terms[0]}
+    means = {name: torch.stack([one[name] for one in terms]).mean().item() for name in terms[0]}
+    return torch.stack(losses).mean().item(), means
 
 
 def _agree(loss: float, saver: Saver, here: Ranks) -> tuple[float, bool]:
@@ -177,9 +179,10 @@ def _agree(loss: float, saver: Saver, here: Ranks) -> tuple[float, bool]:
     return total_loss / here.world_size, stop > 0
 
 
-def _mean(terms: dict[str, Tensor], here: Ranks) -> dict[str, float]:
-    values = total_of(*(value.item() for value in terms.values()))
-    return {name: value / here.world_size for name, value in zip(terms, values, strict=True)}
+def _mean(figures: dict[str, float], here: Ranks) -> dict[str, float]:
+    """Means over the ranks."""
+    values = total_of(*figures.values())
+    return {name: value / here.world_size for name, value in zip(figures, values, strict=True)}
 
 
 def _not_finite(what: str, value: float, where: str) -> UserError:
@@ -231,7 +234,7 @@ def _resume(folder: Path, engine: Engine, loader: ClipLoader, here: Ranks) -> tu
     step = broadcast(_newest_sound(folder) if here.is_main else 0)
     if step < 0:
         return 0, 0
-    (checkpoint,) = (c for c in find_checkpoints(folder / "checkpoints") if c.step == step)
+    checkpoint = checkpoint_of(folder / "checkpoints", step)
     state = read_state(checkpoint)
     position = loader.resume_position(OrderState(**state["order"]))
     engine.load(checkpoint.folder, state["layout"])

@@ -10,16 +10,18 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from whale.errors import UserError
+from whale.errors import StoppedError, UserError
 from whale.signals import StopSignals
 from whale.watch import Watch
 
+BACKENDS = "cpu:gloo,cuda:nccl"
 MEET_WITHIN = timedelta(minutes=5)
-_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
@@ -48,18 +50,19 @@ def _from_environment() -> Ranks:
             f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {', '.join(missing)} are not set",
             "start the processes with torchrun, or with slurm/pretrain.sbatch",
         )
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    return Ranks(rank, size, int(os.environ.get("LOCAL_RANK", "0")))
+    rank, world_size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    return Ranks(rank, world_size, local_rank)
 
 
 @contextlib.contextmanager
-def join(device: str) -> Iterator[Ranks]:
+def join(device: str, run: Path) -> Iterator[Ranks]:
     """Meet the other processes of the run, and part from them on leaving.
 
     While it lasts, a rank that dies stops the others (`whale.watch`), and a signal to stop is left to the loop.
 
     Args:
         device: `auto` or `cpu`, as in the engine's configuration.
+        run: the run folder; ranks of another run that come to the same port are not mixed up with these.
 
     Raises:
         UserError: the port is taken, or the others are not found.
@@ -69,27 +72,45 @@ def join(device: str) -> Iterator[Ranks]:
         if here.world_size == 1:
             yield here
         else:
-            with _met(here, device):
+            with _met(here, device, run):
                 yield here
 
 
 @contextlib.contextmanager
-def _met(here: Ranks, device: str) -> Iterator[None]:
+def _met(here: Ranks, device: str, run: Path) -> Iterator[None]:
     gpu = device == "auto" and torch.cuda.is_available()
     if gpu:
-        torch.cuda.set_device(here.local_rank)
-    store = _meet(here)
+        _take_gpu(here)
+    store = torch.distributed.PrefixStore(str(run.absolute()), _meet(here))
     watch = Watch(store, here.rank, here.world_size)
-    with watch.watching():
-        torch.distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if gpu else "gloo", store=store, rank=here.rank, world_size=here.world_size
-        )
-        try:
-            yield
-            torch.distributed.barrier()
-            watch.leave()
-        finally:
+    try:
+        with watch.watching():
+            torch.distributed.init_process_group(
+                BACKENDS if gpu else "gloo", store=store, rank=here.rank, world_size=here.world_size
+            )
+            try:
+                yield
+            except StoppedError:  # on every rank
+                _part(watch)
+                raise
+            _part(watch)
+    finally:
+        if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def _part(watch: Watch) -> None:
+    torch.distributed.barrier()
+    watch.leave()
+
+
+def _take_gpu(here: Ranks) -> None:
+    if here.local_rank >= (count := torch.cuda.device_count()):
+        raise UserError(
+            f"rank {here.rank} is number {here.local_rank} of its node and sees {count} GPUs",
+            "start one process per GPU; with srun, give the GPUs to the node (--gpus-per-node), not to each task",
+        )
+    torch.cuda.set_device(here.local_rank)
 
 
 def _meet(here: Ranks) -> torch.distributed.Store:
@@ -117,7 +138,7 @@ def _not_met(problem: str, error: Exception) -> UserError:
 
 def is_joined() -> bool:
     """Whether there are other ranks."""
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
 
 
 def total(value: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ process that is killed before leaves a `.tmp-` folder, which the next start remo
 
 import contextlib
 import json
-import os
+import secrets
 import shutil
 import threading
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from whale.checkpoint import prune, sha256_file
-from whale.checkpoint_folder import COMPLETE, find_checkpoints
+from whale.checkpoint_folder import COMPLETE, checkpoint_of, find_checkpoints
 from whale.errors import UserError
 from whale.publish import put_folder, sync
 from whale.ranks import Ranks, broadcast, total_of, wait_for_all
@@ -37,11 +37,11 @@ class Saver:
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
         # Another name than that of an earlier process, which may still be writing when it has lost its main process.
-        self._launch = broadcast(os.getpid())
+        self._launch = broadcast(secrets.randbits(31))
         if here.is_main:
             folder.mkdir(parents=True, exist_ok=True)
             for left_over in folder.glob(".tmp-*"):
-                shutil.rmtree(left_over)
+                shutil.rmtree(left_over, ignore_errors=True)
 
     def start(self, step: int, state: dict[str, Any], snapshot: Callable[[Path], Callable[[], list[Path]]]) -> None:
         """Begin to save the state after `step` updates, once the one before is published.
@@ -112,12 +112,12 @@ class Saver:
 
     def _publish(self) -> None:
         hashes: dict[str, str] = {}
-        for rank in range(self._here.world_size):
-            hashes |= json.loads(self._hashes_of(rank).read_text())
-            self._hashes_of(rank).unlink()
         try:
+            for rank in range(self._here.world_size):
+                hashes |= json.loads(self._hashes_of(rank).read_text())
+                self._hashes_of(rank).unlink()
             (self._pending / COMPLETE).write_text(json.dumps(hashes, indent=1, sort_keys=True))
-            put_folder(self._pending, self._folder / f"step_{self._step:07d}")
+            put_folder(self._pending, checkpoint_of(self._folder, self._step).folder)
         except OSError as error:
             self._error = error
             self._give_up()

@@ -10,13 +10,24 @@ from whale.actions import ActionScale
 from whale.clips.loader import ClipLoader, DataConfig
 from whale.clips.reader import ClipReader
 from whale.errors import UserError
+from whale.ranks import Ranks
 
 
-def held_out_batches(config: DataConfig, scales: dict[str, ActionScale], count: int) -> list[dict[str, Tensor]]:
-    """The first batches of the validation split, of all its clips; scaled as the model that is validated wants it."""
+def held_out_batches(
+    config: DataConfig, scales: dict[str, ActionScale], count: int, here: Ranks, micro_batch: int | None
+) -> list[dict[str, Tensor]]:
+    """This rank's share of the first batches of the validation split, of all its clips.
+
+    They come in parts of `micro_batch` clips (all of a share where it is None), scaled as the model wants it.
+    """
     everything = tuple(replace(source, clips=None) for source in config.sources)
-    loader = ClipLoader(replace(config, sources=everything), "val", scales=scales)
-    return list(islice(loader.batches(), count))
+    loader = ClipLoader(replace(config, sources=everything), "val", here.rank, here.world_size, scales)
+    size = micro_batch or config.batch
+    return [
+        {name: value[i : i + size] for name, value in batch.items()}
+        for batch in islice(loader.batches(), count)
+        for i in range(0, len(batch["position"]), size)
+    ]
 
 
 def held_out_frames(config: DataConfig, count: int) -> Tensor:

@@ -52,13 +52,23 @@ class Watch:
         try:
             yield
         except BaseException as error:
-            self._await_the_cause(error)
-            self._part(f"{_FAILED} {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+            if not self._end.is_set():
+                self._await_the_cause(error)
+                self._part(f"{_FAILED} {str(error).splitlines()[0] if str(error) else type(error).__name__}")
             raise
 
     def leave(self) -> None:
-        """Stop watching: all ranks have come to the end."""
+        """Stop watching: all ranks have come to the end. The one that keeps the store waits until all have said so."""
         self._part(_LEFT)
+        waited = 0.0
+        with contextlib.suppress(RuntimeError):
+            while self.rank == 0 and waited < DEAD_AFTER_SEC and not self._all_left():
+                time.sleep(0.02)
+                waited += 0.02
+
+    def _all_left(self) -> bool:
+        values = self._store.multi_get([f"whale/beat/{rank}" for rank in range(self.world_size)])
+        return all(value.decode() == _LEFT for value in values)
 
     def _names(self) -> list[str]:
         keys = [f"whale/name/{rank}" for rank in range(self.world_size)]

@@ -21,7 +21,7 @@ from whale.checkpoint import host_copy, refuse_other_shapes, write_weights
 from whale.engine import EngineConfig, evaluating
 from whale.errors import UserError
 from whale.optim import OptimConfig, build_optimizers, set_rate
-from whale.ranks import Ranks, is_joined
+from whale.ranks import BACKENDS, Ranks
 from whale.zero_files import capture_files, clear_padding, load_files
 
 
@@ -182,9 +182,9 @@ def _import_deepspeed(cpu: bool) -> Any:
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     # Its all-reduce through shared memory needs a compiler, and a killed process leaves its buffers in /dev/shm.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    if not is_joined():
+    if not torch.distributed.is_initialized():
         store = torch.distributed.HashStore()
-        torch.distributed.init_process_group("gloo" if cpu else "nccl", store=store, rank=0, world_size=1)
+        torch.distributed.init_process_group("gloo" if cpu else BACKENDS, store=store, rank=0, world_size=1)
     os.environ.setdefault("LOCAL_RANK", "0")
     deepspeed.init_distributed("gloo" if cpu else "nccl", auto_mpi_discovery=False, verbose=False)
     return deepspeed

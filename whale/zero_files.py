@@ -48,14 +48,13 @@ def capture_files(engine: Any, folder: Path) -> Callable[[], list[Path]]:
             return False
 
     own, engine.checkpoint_engine = engine.checkpoint_engine, Capture()
+    engine._copy_recovery_script = lambda _: None  # model.safetensors holds what its script would make
     try:
         engine.save_checkpoint(str(folder), tag=FOLDER, save_latest=False)
     finally:
         engine.checkpoint_engine = own
 
     def write() -> list[Path]:
-        for script in folder.glob("zero_to_*.py"):  # DeepSpeed's; model.safetensors holds what they would make
-            script.unlink(missing_ok=True)
         for path, state in captured.items():
             with path.open("wb") as file:  # given a path, it would not say why it cannot write
                 torch.save(state, file)
@@ -134,7 +133,8 @@ def _check(folder: Path, saved: dict[str, Any], layout: dict[str, Any], reshard:
         if one["zero"] is None:
             return "without ZeRO"
         count = one["world_size"]
-        return f"under ZeRO {one['zero']} by {count} process" + "es" * (count != 1)
+        offloaded = " with the optimiser offloaded" if one["offload"] else ""
+        return f"under ZeRO {one['zero']} by {count} process" + "es" * (count != 1) + offloaded
 
     before, now = (one["zero"] for one in (saved, layout))
     if (before in (1, 2)) != (now in (1, 2)) or (before == 3) != (now == 3) or before is None:

@@ -1,9 +1,10 @@
 """SIGKILL at any moment: the same command goes on, and ends with the same bits as a run that was left alone."""
 
+import contextlib
 import random
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -37,15 +38,23 @@ class Killing:
         """One kill while files of a checkpoint are there that is not complete; more, if others hit beside it."""
         before = self.kills
         while self.kills == before:
+            left_over = set(self._saves())
             running = self._start()
 
-            def is_saving(name: str = f".tmp-step_*-{running[0].pid}/*") -> bool:
-                return any(self._run.rglob(name))
+            def is_saving(left_over: set[Path] = left_over) -> bool:
+                return not left_over.issuperset(self._saves())
 
             while running.alive() and not is_saving():
                 time.sleep(0.001)
             time.sleep(random.uniform(0, 0.01))
             self._kill(running, is_saving)
+
+    def _saves(self) -> Iterator[Path]:
+        """Folders of checkpoints that are not complete; a checkpoint may be published while they are listed."""
+        with contextlib.suppress(FileNotFoundError):
+            for folder in self._run.glob("**/checkpoints/.tmp-step_*"):
+                if any(folder.iterdir()):
+                    yield folder
 
     def _start(self) -> Ranks:
         return self._launcher.start(*self._words, ranks=2)

@@ -1,6 +1,7 @@
 """How ranks meet, what they tell each other, and what is said when they cannot meet."""
 
 import socket
+from pathlib import Path
 
 import pytest
 from launch import free_port
@@ -10,8 +11,9 @@ from whale.ranks import join
 
 TELL = """
 import torch
+from pathlib import Path
 from whale.ranks import broadcast, concatenate, join, total, total_of
-with join("cpu") as here:
+with join("cpu", Path("run")) as here:
     rank = here.rank
     whole, own = concatenate(torch.arange(rank * 10, rank * 10 + [2, 0, 3][rank]))
     assert whole.tolist() == [0, 1, 20, 21, 22], whole
@@ -24,9 +26,10 @@ sys.exit()
 """
 SHORT = """
 import whale.ranks
+from pathlib import Path
 from datetime import timedelta
 whale.ranks.MEET_WITHIN = timedelta(seconds=2)
-with whale.ranks.join("cpu"):
+with whale.ranks.join("cpu", Path("run")):
     pass
 """
 MEET = f"""
@@ -65,13 +68,14 @@ def test_what_the_others_say_when_a_rank_never_comes(launcher):
 def test_an_incomplete_environment_is_named(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("MASTER_PORT", "29500")
+    monkeypatch.setenv("LOCAL_RANK", "0")
     for name in ("RANK", "MASTER_ADDR"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(UserError, match="WORLD_SIZE is 2, but RANK, MASTER_ADDR are not set"), join("cpu"):
+    with pytest.raises(UserError, match="WORLD_SIZE is 2, but RANK, MASTER_ADDR are not set"), join("cpu", Path("run")):
         pass
 
 
 def test_alone_nothing_is_opened(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with join("cpu") as here:
+    with join("cpu", Path("run")) as here:
         assert (here.rank, here.world_size, here.is_main) == (0, 1, True)

@@ -12,11 +12,12 @@ from whale.watch import EXIT_CODE
 # The others wait in a collective operation, as in training.
 WAIT = """
 import torch, whale.watch
+from pathlib import Path
 from whale.errors import UserError
 from whale.ranks import join, total_of
 whale.watch.DEAD_AFTER_SEC = 3.0
 try:
-    with join("cpu") as here:
+    with join("cpu", Path("run")) as here:
         total_of(1.0)
         print("met")
         sys.stdout.flush()

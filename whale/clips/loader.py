@@ -206,6 +206,7 @@ class ClipLoader:
         Raises:
             UserError: a clip is damaged.
         """
+        import torch
         from torch.utils.data import DataLoader
 
         workers = self.config.workers
@@ -216,6 +217,7 @@ class ClipLoader:
             collate_fn=_collate,
             prefetch_factor=4 if workers else None,
             worker_init_fn=begin_loading,
+            pin_memory=torch.cuda.is_available(),
         )
         for batch in loader:
             if isinstance(batch, UserError):

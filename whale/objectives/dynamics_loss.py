@@ -15,6 +15,7 @@ from whale.models.behavior import Gaussian, kl_divergence
 from whale.models.world_model import WorldModel
 from whale.objectives.clip_noise import ClipNoise
 from whale.objectives.masked import Counts, masked_mean, mean_of
+from whale.ranks import total
 
 
 @configclass
@@ -164,14 +165,18 @@ class DynamicsObjective(nn.Module):
         return {}
 
     def validate(self) -> dict[str, float]:
-        """Teacher-forced figures over the held-out batches, without token noise."""
+        """Teacher-forced figures over this rank's held-out batches, without token noise: of ranks, take the mean."""
         totals: dict[str, float] = {}
+        parts = total(torch.tensor(float(len(self._held_out))))
+        counted = [self.counts(batch) for batch in self._held_out]
+        shares = {name: total(sum((one[name] for one in counted), torch.tensor(0.0))) / parts for name in counted[0]}
         for batch in self._held_out:
             device = self.model.dynamics.position_RD.device
             quiet = replace(self.config, token_noise=0.0)
             on_device = self._tokenized({name: value.to(device) for name, value in batch.items()})
             noise = ClipNoise(0, 0, on_device["position"])
-            _, figures = dynamics_loss(self.model, on_device, self.counts(on_device), quiet, noise)
+            counts = {name: share.to(device) for name, share in shares.items()}
+            _, figures = dynamics_loss(self.model, on_device, counts, quiet, noise)
             for name, value in figures.items():
                 totals[name] = totals.get(name, 0.0) + value.item() / len(self._held_out)
         return totals
