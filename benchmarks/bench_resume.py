@@ -30,7 +30,7 @@ MODEL = ("dynamics.width=32", "dynamics.depth=2", "behavior.width=32", "behavior
 LOOP = ("loop.log_every=1", "loop.validate_every=100", "loop.save_every=4", "loop.milestones=[]", "loop.keep=3")
 
 
-STEPS_PER_KILL = 40
+STEPS_PER_KILL = 15
 """So that the run is not over before it was killed often enough."""
 
 
@@ -106,7 +106,7 @@ def kill_at_random(run: Path, processes: list[subprocess.Popen[bytes]], dice: ra
 
     while alive() and not trains():
         time.sleep(0.01)
-    time.sleep(dice.uniform(0.0, 1.5))
+    time.sleep(dice.uniform(0.0, 0.8))
     while in_a_save and alive() and not saving(run):
         time.sleep(0.0005)
     if not alive():
