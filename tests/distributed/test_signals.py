@@ -8,6 +8,19 @@ from tiny_runs import bits, last_checkpoint
 from whale.run_folder import read_record
 
 
+# The main process takes its time with the metrics: the others, long done, must wait for it and not take it for failed.
+SLOW_TO_LEAVE = """
+import time
+from whale.run_log import RunLog
+
+def close_slowly(log, close=RunLog.close):
+    time.sleep(1.5 * (os.environ["RANK"] == "0"))
+    close(log)
+
+RunLog.close = close_slowly
+"""
+
+
 @pytest.mark.parametrize(
     ("number", "ranks", "workers"),
     [
@@ -22,7 +35,7 @@ def test_all_save_and_stop_and_the_same_command_goes_on(
 ):  # fmt: skip
     """A signal to one rank; or to the group of each, as a batch system sends it, with the processes that load data."""
     words = tiny.words("dynamics", tmp_path, engine__zero=1, data__workers=workers)
-    running = launcher.start(*words, ranks=2, pause_at=3)
+    running = launcher.start(*words, ranks=2, pause_at=3, before=SLOW_TO_LEAVE)
     running.until_paused()
     running.send(number, *ranks, group=workers > 0)
     assert running.go_on().codes() == [75, 75], running.said()
