@@ -25,7 +25,7 @@ import atexit, gc, json, os, signal, sys, threading
 import accelerate, deepspeed.checkpoint.ds_to_universal, torch.distributed.fsdp, webdataset
 import deepspeed.module_inject.auto_ep_layer, deepspeed.ops.op_builder.all_ops
 import deepspeed.runtime.superoffload.superoffload_stage3, deepspeed.runtime.zero.muon.original_muon
-import whale.finetune.run, whale.pretrain.train_dynamics, whale.pretrain.train_tokenizer, whale.zero_files
+import whale.finetune.run, whale.pretrain.train_dynamics, whale.pretrain.train_tokenizer, whale.zero
 from whale import cli, watch
 
 watch.BEAT_SEC = 0.1  # ranks part with an error only after some beats
@@ -93,7 +93,9 @@ class Server:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
+        answer = self._process.stdout.readline()
+        assert answer, "the server has ended: stderr says why"
+        return json.loads(answer)
 
     def close(self) -> None:
         """End, and with it every rank that still runs."""

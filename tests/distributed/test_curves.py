@@ -13,6 +13,8 @@ BF16 = {"engine__precision": "bf16", "data__batch": 16, "optim__lr": 5e-4}
 def test_two_processes_learn_what_one_learns_in_fp32(train, zero):
     one, two = train("dynamics", 1), train("dynamics", 2, engine__zero=zero)
     assert worst_deviation(two, one) < FP32_DEVIATION
+    validations = [[line for line in curve(run) if "loss" not in line] for run in (one, two)]
+    assert validations[1] == [pytest.approx(line, rel=1e-4) for line in validations[0]]
     assert [line["samples"] for line in curve(two) if "samples" in line] == [4 * (n + 1) for n in range(10)]
 
 

@@ -76,9 +76,7 @@ REFUSED = [
     ((1, 1), (3, 1), "under ZeRO 1 by 1 process", "under ZeRO 3 by 1 process", "engine.zero=1"),
     ((1, 1), (None, 1), "under ZeRO 1", "without", "engine.zero=1"),
     ((3, 1), (1, 1), "under ZeRO 3 by 1 process", "under ZeRO 1 by 1 process", "engine.zero=3"),
-    ((3, 1), (None, 1), "under ZeRO 3", "without", "engine.zero=3"),
     ((None, 1), (1, 1), "without ZeRO", "under ZeRO 1 by 1 process", "engine.zero=null"),
-    ((None, 1), (3, 2), "without ZeRO", "under ZeRO 3 by 2 processes", "engine.zero=null"),
 ]
 
 

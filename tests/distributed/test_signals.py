@@ -7,7 +7,6 @@ from tiny_runs import bits, last_checkpoint
 
 from whale.run_folder import read_record
 
-
 # The main process takes its time with the metrics: the others, long done, must wait for it and not take it for failed.
 SLOW_TO_LEAVE = """
 import time

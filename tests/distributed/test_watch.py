@@ -98,8 +98,8 @@ def test_all_of_them_suspended_for_a_while_go_on(launcher, tmp_path):
 @pytest.mark.parametrize("zero", [None, 1, 3])
 def test_in_training_within_a_minute_and_nothing_is_lost(tiny, launcher, train, tmp_path, zero, number):
     """With the waiting time as it is, and the disturbed run ends with the bits of one that was left alone."""
-    words = tiny.words("dynamics", tmp_path / "run", engine__zero=zero)
-    running = launcher.start(*words, ranks=2, pause_at=6)
+    words = tiny.words("dynamics", tmp_path / "run", engine__zero=zero, loop__save_every=2)
+    running = launcher.start(*words, ranks=2, pause_at=7)
     running.until_paused()
     running.send(number, 1)
     start = time.monotonic()
@@ -107,6 +107,6 @@ def test_in_training_within_a_minute_and_nothing_is_lost(tiny, launcher, train, 
     assert time.monotonic() - start < 60
     assert running[0].code == EXIT_CODE and "rank 0 stops: rank 1 (" in running[0].said()
     running.kill()
-    assert last_checkpoint(tmp_path / "run").step == 4
+    assert last_checkpoint(tmp_path / "run").step in (4, 6)  # 6 may not have been published
     launcher.run(*words, ranks=2)
     assert bits(tmp_path / "run") == bits(train("dynamics", 2, engine__zero=zero))
