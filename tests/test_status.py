@@ -132,17 +132,8 @@ def test_looking_neither_stops_nor_changes_a_run(tmp_path):
     assert process.returncode == 75
 
 
-def test_it_is_quick_and_loads_no_torch(tmp_path):
+def test_it_loads_nothing_heavy(tmp_path):
     start(tmp_path, 8).communicate()
-    with (tmp_path / "metrics.jsonl").open("a") as file:  # weeks of training
-        for step in range(9, 200_000):
-            file.write(json.dumps({"step": step, "time_sec": time.time(), "loss": 2.5, "grad_norm": 0.5}) + "\n")
-    seconds = []
-    for _ in range(3):
-        before = time.perf_counter()
-        whale_status(str(tmp_path))
-        seconds.append(time.perf_counter() - before)
-    assert min(seconds) < 0.5
     script = (
         "import sys\nfrom whale.cli import main\nassert main(['status', sys.argv[1]]) == 0\n"
         "assert not {'torch', 'numpy'} & set(sys.modules)\n"
