@@ -161,7 +161,8 @@ def test_the_signalled_training_was_queued_again_and_ends_with_the_same_weights(
     assert 5 < int(step) < 60
     meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_ports(1)[0]), "GLOO_SOCKET_IFNAME": "lo"}
     words = [*words_of("dynamics"), "run=runs/undisturbed/dynamics"]
-    for process in [start_whale(chained.folder, *words, RANK=rank, WORLD_SIZE="2", **meet) for rank in ("0", "1")]:
+    ranks = [{"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"} for rank in ("0", "1")]
+    for process in [start_whale(chained.folder, *words, **rank, **meet) for rank in ranks]:
         finish(process)
     exports = [chained.folder / "runs" / name / "dynamics/export" for name in ("demo", "undisturbed")]
     mine, other = (load_file(export / "model.safetensors") for export in exports)
