@@ -39,8 +39,7 @@ def adapt_world_model(config: WorldModelAdaptationConfig) -> None:
             config.demos, model.scales, config.validation_batches, here, config.engine.micro_batch
         )
         objective = DynamicsObjective(model, config.loss, held_out)
-        task = "finetune world_model"
-        run = Run(task, config.run, config.loop, config.optim, config.engine, config.tracker, config)
+        run = Run("finetune world_model", config.run, config.loop, config.optim, config.engine, config.tracker, config)
         figures = fit(objective, loader, here, run)
         if here.is_main:
             _export(config, WorldModel(model.config), figures, sum(loader.sizes))

@@ -63,8 +63,7 @@ def train_dynamics(config: TrainDynamicsConfig) -> None:
             config.data, model.scales, config.validation_batches, here, config.engine.micro_batch
         )
         objective = DynamicsObjective(model, config.loss, held_out)
-        task = "pretrain dynamics"
-        run = Run(task, config.run, config.loop, config.optim, config.engine, config.tracker, config)
+        run = Run("pretrain dynamics", config.run, config.loop, config.optim, config.engine, config.tracker, config)
         fit(objective, loader, here, run)
         if here.is_main:
             export(ExportConfig(run=config.run, out=config.run / "export"))

@@ -40,8 +40,7 @@ def _train(config: TrainTokenizerConfig, here: Ranks) -> dict[str, float]:
     model = VideoTokenizer(config.model)
     _initialise(model, ClipLoader(config.data, "train"), config)  # a checkpoint, if there is a sound one, replaces it
     objective = TokenizerObjective(model, config.loss, held_out_frames(config.data, config.validation_clips))
-    task = "pretrain tokenizer"
-    run = Run(task, config.run, config.loop, config.optim, config.engine, config.tracker, config)
+    run = Run("pretrain tokenizer", config.run, config.loop, config.optim, config.engine, config.tracker, config)
     return fit(objective, loader, here, run)
 
 

@@ -1,18 +1,19 @@
-
 import pytest
 import torch
 from torch import nn
 
-from whale.checkpoint import damage, write_plain
+from whale.checkpoint import damage, read_state, write_plain
 from whale.checkpoint_folder import COMPLETE, Checkpoint, find_checkpoints
+from whale.errors import UserError
 from whale.ranks import Ranks
 from whale.saver import Saver
 
 
-def save(folder, step, **more):
+def save(folder, step, **state):
     model = nn.Linear(3, 2)
-    saver = Saver(folder, Ranks(), keep=more.get("keep", 9), milestones=())
-    saver.start(step, {"step": step}, lambda path: write_plain(path, model, [torch.optim.AdamW(model.parameters())]))
+    saver = Saver(folder, Ranks(), keep=9, milestones=())
+    optimizers = [torch.optim.AdamW(model.parameters())]
+    saver.start(step, {"step": step, **state}, lambda path: write_plain(path, model, optimizers))
     saver.finish()
     return Checkpoint(folder / f"step_{step:07d}", step)
 
@@ -39,6 +40,12 @@ def test_damage_is_named(saved):
     assert "state.json does not have the sha256" in damage(saved)
     state.unlink()
     assert damage(saved) == f"{state} is missing"
+
+
+def test_a_checkpoint_of_an_earlier_version_is_refused(saved):
+    assert read_state(save(saved.folder.parent, 8, layout={"zero": None}))["step"] == 8
+    with pytest.raises(UserError, match="step_0000007 was saved by an earlier version"):
+        read_state(saved)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe"])

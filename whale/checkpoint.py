@@ -102,8 +102,17 @@ def damage(checkpoint: Checkpoint) -> str | None:
 
 
 def read_state(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The content of `state.json`: `step`, the `order` of the data and the `layout` of the engine."""
+    """The content of `state.json`: `step`, the `order` of the data and the `layout` of the engine.
+
+    Raises:
+        UserError: code that drew other random numbers saved it.
+    """
     state: dict[str, Any] = json.loads((checkpoint.folder / "state.json").read_text())
+    if "layout" not in state:
+        raise UserError(
+            f"{checkpoint.folder} was saved by an earlier version, whose runs this one cannot go on with",
+            "end the run with the version that began it, or choose another run folder",
+        )
     return state
 
 
