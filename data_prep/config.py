@@ -41,8 +41,8 @@ class CollectConfig:
 class ConvertConfig:
     """Turn an RLDS dataset into pixel clips."""
 
-    source: Path
-    """The version folder of a TFDS dataset: the one with `features.json`."""
+    source: str
+    """Folder or address (`gs://...`) of the dataset; of a TFDS dataset, the version folder with `features.json`."""
     out: Path
     """Folder of clips to write."""
     dataset: str | None = None

@@ -21,8 +21,8 @@ from whale.data_prep.finish import finish
 from whale.data_prep.lock import FolderLock
 from whale.data_prep.oxe.registry import spec_of
 from whale.data_prep.pool import open_pool, run_jobs
-from whale.data_prep.rlds import InputShard, open_rlds, read_episodes
 from whale.data_prep.scan import frozen_split
+from whale.data_prep.source import InputShard, Source, Unreadable, open_source
 from whale.data_prep.split import SplitTable, record_name
 from whale.errors import UserError
 from whale.progress import Progress, say
@@ -34,6 +34,7 @@ class _Job:
 
     config: ConvertConfig
     dataset: str
+    source: Source
     shard: InputShard
     table: SplitTable
 
@@ -43,17 +44,20 @@ def _convert(job: _Job) -> UnitRecord:
     record_path(job.config.out, shard.unit).unlink(missing_ok=True)  # it speaks of shards that are replaced now
     skipped: Counter[str] = Counter()
     with ShardWriter(job.config.out, shard.unit) as writer:
-        for episode in read_episodes(shard, [job.config.camera]):
+        for episode in job.source.read(shard, [job.config.camera]):
+            if isinstance(episode, Unreadable):
+                skipped["unreadable"] += episode.num_records
+                continue
             if record_name(shard, episode.record) in table.duplicates:
                 skipped["duplicate"] += 1
                 continue
             split = table.sources[source_of(episode, spec)]
             try:
-                for clip in to_clips(episode, spec, job.config, split, shard.path.name):
+                for clip in to_clips(episode, spec, job.config, split, shard.name):
                     writer.write(clip)
             except SkipEpisodeError as reason:
                 skipped[str(reason)] += 1
-    record = UnitRecord(shard.unit, shard.path.name, table.settings, writer.shards, dict(skipped))
+    record = UnitRecord(shard.unit, shard.name, table.settings, writer.shards, dict(skipped))
     write_record(job.config.out, record)
     return record
 
@@ -61,7 +65,7 @@ def _convert(job: _Job) -> UnitRecord:
 def _settings(config: ConvertConfig, dataset: str, shards: Sequence[InputShard]) -> str:
     values = to_values(config)
     decides = {key: values[key] for key in ("camera", "size_px", "clip_frames", "val_fraction", "split_seed")}
-    inputs = [(shard.path.name, shard.path.stat().st_size) for shard in shards]
+    inputs = [(shard.name, shard.num_bytes) for shard in shards]
     return hash_of([FORMAT_VERSION, dataset, decides, inputs])
 
 
@@ -74,11 +78,10 @@ def _read_done(config: ConvertConfig, units: Iterable[int], settings: str) -> di
 
 
 def _second_pass(
-    pool: ProcessPoolExecutor | None, config: ConvertConfig, dataset: str, shards: Sequence[InputShard],
-    table: SplitTable,
+    pool: ProcessPoolExecutor | None, config: ConvertConfig, dataset: str, source: Source, table: SplitTable,
 ) -> dict[int, UnitRecord]:
     """Write the clips of this task's input shards; their records, by unit."""
-    own = [shard for shard in shards if config.owns(shard.unit)]
+    own = [shard for shard in source.shards if config.owns(shard.unit)]
     records = _read_done(config, (shard.unit for shard in own), table.settings)
     todo = [shard for shard in own if shard.unit not in records]
     if todo:
@@ -86,9 +89,9 @@ def _second_pass(
     total = sum(shard.num_records for shard in own)
     done = total - sum(shard.num_records for shard in todo)
     progress = Progress("convert", total, "episodes", done)
-    for job, record in run_jobs(pool, _convert, [_Job(config, dataset, shard, table) for shard in todo]):
+    for job, record in run_jobs(pool, _convert, [_Job(config, dataset, source, shard, table) for shard in todo]):
         records[job.shard.unit] = record
-        progress.advance(job.shard.num_records, job.shard.path.name)
+        progress.advance(job.shard.num_records, job.shard.name)
     progress.close(f"{len(own) - len(todo)} of {len(own)} input shards were done before" if done else "")
     return records
 
@@ -101,15 +104,16 @@ def convert(config: ConvertConfig) -> None:
     Raises:
         UserError: the source cannot be read, no clip is left on one side, or another process is in the way.
     """
-    found, shards = open_rlds(config.source)
-    spec = spec_of(config.dataset or found)
+    source = open_source(config.source)
+    shards = source.shards
+    spec = spec_of(config.dataset or source.dataset)
     if config.camera not in spec.cameras:
         raise UserError(f"{spec.name} has no camera {config.camera!r}", f"choose one of: {', '.join(spec.cameras)}")
     settings = _settings(config, spec.name, shards)
     with FolderLock(config.out, f"{settings} in {config.tasks} tasks", config.task) as lock:
         with open_pool(config.workers) as pool:
             table = frozen_split(pool, config, spec, shards, settings, lock)
-            records = _second_pass(pool, config, spec.name, shards, table)
+            records = _second_pass(pool, config, spec.name, source, table)
         records |= _read_done(config, (shard.unit for shard in shards if shard.unit not in records), settings)
         if left := len(shards) - len(records):
             say(f"{config.out}: task {config.task} of {config.tasks} is done; "

@@ -11,7 +11,8 @@ from PIL import Image
 from whale.clips.clip import Clip, ClipInfo, Source
 from whale.data_prep.config import ConvertConfig
 from whale.data_prep.oxe.spec import DatasetSpec
-from whale.data_prep.rlds import Episode
+from whale.data_prep.oxe.transforms import canonical_actions, proprio_of
+from whale.data_prep.source import Episode
 
 BLACK_LEVEL = 8
 """A camera is black when no pixel of the episode is brighter."""
@@ -64,14 +65,14 @@ def to_clips(episode: Episode, spec: DatasetSpec, config: ConvertConfig, split: 
     frames = _frames(steps["observation"][config.camera], config.size_px)
     if frames.max() <= BLACK_LEVEL:
         raise SkipEpisodeError("camera black")
-    actions, known = spec.transform(steps)
-    proprio = None if spec.proprio_key is None else np.asarray(steps["observation"][spec.proprio_key], np.float32)
+    actions, known = canonical_actions(steps, spec)
+    proprio = proprio_of(steps, spec)
     rewards = np.asarray(steps["reward"], np.float32) if spec.has_rewards else None
     for values in (actions, proprio, rewards):
         if values is not None and not np.isfinite(values).all():
             raise SkipEpisodeError("values that are not finite")
     instruction = _text(steps["language_instruction"][0]) if "language_instruction" in steps else ""
-    success = None if spec.success_key is None else bool(episode.metadata[spec.success_key])
+    success = None if spec.success is None else bool(episode.metadata[spec.success])
     window = config.clip_frames or length
     for start in range(0, length - 1, window):  # a single frame left over has nothing to predict
         part = slice(start, start + window)

@@ -4,13 +4,12 @@ The only file (with the writer for `collect`) that imports TensorFlow, and only 
 checked without it is checked before: a wrong path or an LFS pointer is told at once.
 """
 
-import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from whale.data_prep.files import is_local, join, list_folder, open_file, read_json
+from whale.data_prep.source import Episode, InputShard, Unreadable
 from whale.errors import UserError
 
 LFS_MAGIC = b"version https://git-lfs"
@@ -18,81 +17,36 @@ MAX_STEPS = 1_000_000
 """Longest episode read, in steps."""
 
 
-@dataclass(frozen=True)
-class InputShard:
-    """One TFRecord file of a dataset."""
-
-    unit: int
-    """Its number over all splits: the unit of work."""
-    path: Path
-    split: str
-    """The split that the source puts it in."""
-    first: int
-    """Index in that split of its first record."""
-    num_records: int
-
-
-@dataclass(frozen=True)
-class Episode:
-    """One record: `steps` arrays with leading [T], images still encoded as bytes; `metadata` scalars and strings."""
-
-    record: int
-    steps: dict[str, Any]
-    metadata: dict[str, Any]
-
-
-def _refuse_pointer(path: Path) -> None:
-    with path.open("rb") as file:
+def _refuse_pointer(path: str) -> None:
+    with open_file(path) as file:
         if file.read(len(LFS_MAGIC)) == LFS_MAGIC:
             raise UserError(f"{path} is a Git-LFS pointer, not the data", "run `git lfs pull` where it came from")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    _refuse_pointer(path)
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}", "fetch the dataset again") from None
-
-
-def _check_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        raise UserError(f"there is no dataset folder {folder}", "check `source`")
-    if not (folder / "features.json").is_file() or not (folder / "dataset_info.json").is_file():
-        inside = sorted(path.parent for path in folder.glob("**/features.json"))[:3]
-        remedy = f"name the version folder, such as {inside[0]}" if inside else (
+def _check_folder(folder: str) -> None:
+    inside = list_folder(folder)
+    if "features.json" not in inside or "dataset_info.json" not in inside:
+        below = [join(folder, one) for one in inside if "features.json" in list_folder(join(folder, one))][:3]
+        remedy = f"name the version folder, such as {below[0]}" if below else (
             "convert the data to RLDS with tensorflow-datasets first; a bare TFRecord does not say what it holds")
         raise UserError(f"{folder} is no TFDS dataset folder: it has no features.json and dataset_info.json", remedy)
 
 
-def open_rlds(folder: Path) -> tuple[str, list[InputShard]]:
-    """Name of the dataset in a TFDS version folder, and its shards: split by split, `train` first.
+def check_rlds(folder: str) -> str:
+    """Name of the dataset in a TFDS version folder.
 
     Raises:
-        UserError: the folder is missing, is no TFDS dataset or not RLDS, or a shard is missing or an LFS pointer.
+        UserError: the folder is no TFDS dataset, or not RLDS.
     """
     _check_folder(folder)
-    name = _read_json(folder / "dataset_info.json").get("name", folder.parent.name)
-    features = _read_json(folder / "features.json").get("featuresDict", {}).get("features", {})
+    name = read_json(join(folder, "dataset_info.json")).get("name", "")
+    features = read_json(join(folder, "features.json")).get("featuresDict", {}).get("features", {})
     if "steps" not in features:
         raise UserError(
             f"{folder} is a flat dataset, not RLDS: no `steps` among its features ({', '.join(sorted(features))})",
             "group its records into episodes first; RLDS has one episode a record, with a dataset of `steps`",
         )
-    import tensorflow_datasets as tfds
-
-    splits = tfds.builder_from_directory(folder).info.splits
-    shards: list[InputShard] = []
-    for split in sorted(splits, key=lambda split: (split != "train", split)):
-        first = 0
-        for path, count in zip(splits[split].filepaths, splits[split].shard_lengths, strict=True):
-            path = Path(path)
-            if not path.is_file():
-                raise UserError(f"the input shard {path} is missing", "fetch the dataset again")
-            _refuse_pointer(path)
-            shards.append(InputShard(len(shards), path, split, first, count))
-            first += count
-    return name, shards
+    return name
 
 
 def import_tensorflow() -> tuple[Any, Any]:
@@ -109,38 +63,65 @@ def _is_image(feature: Any) -> bool:
     return type(feature).__name__ == "Image"
 
 
-def read_episodes(shard: InputShard, cameras: Sequence[str]) -> Iterator[Episode]:
-    """The episodes of one input shard in order, images still encoded.
+class TfdsSource:
+    """An RLDS dataset, read by tensorflow-datasets: any feature type, and the oracle of our own reader.
 
     Raises:
-        UserError: a camera does not exist, or the file is cut off, damaged, or holds another number of records.
+        UserError: the folder is missing, is no TFDS dataset or not RLDS, or a shard is missing or an LFS pointer.
     """
-    tf, tfds = import_tensorflow()
-    features = tfds.builder_from_directory(shard.path.parent).info.features
-    images = [key for key, feature in features["steps"].feature["observation"].items() if _is_image(feature)]
-    for camera in cameras:
-        if camera not in images:
-            problem = f"{shard.path.parent} has no camera {camera!r}"
-            raise UserError(problem, f"choose one of: {', '.join(images)}")
-    decoders = {"steps": {"observation": dict.fromkeys(images, tfds.decode.SkipDecoding())}}
 
-    def parse(record: Any) -> Any:
-        episode = features.deserialize_example(record, decoders=decoders)
-        episode["steps"] = episode["steps"].batch(MAX_STEPS).get_single_element()
-        return episode
+    def __init__(self, address: str):
+        self.address = address
+        self.dataset = check_rlds(address)
+        import tensorflow_datasets as tfds
 
-    records = tf.data.TFRecordDataset(str(shard.path)).map(parse).as_numpy_iterator()
-    count = 0
-    while True:
-        try:
-            episode = next(records, None)
-        except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-            reason = "cut off or damaged" if isinstance(error, tf.errors.DataLossError) else "not an episode"
-            raise UserError(f"{shard.path}: record {count} is {reason}", "fetch this file again") from None
-        if episode is None:
-            break
-        yield Episode(count, episode["steps"], episode["episode_metadata"])
-        count += 1
-    if count != shard.num_records:
-        problem = f"{shard.path} ends after {count} records, dataset_info.json says {shard.num_records}"
-        raise UserError(problem, "fetch this file again")
+        splits = tfds.builder_from_directory(address).info.splits
+        shards: list[InputShard] = []
+        inside = list_folder(address)
+        for split in sorted(splits, key=lambda split: (split != "train", split)):
+            first = 0
+            for path, count in zip(splits[split].filepaths, splits[split].shard_lengths, strict=True):
+                size = inside.get(path.name)
+                if size is None:
+                    raise UserError(f"the input shard {path} is missing", "fetch the dataset again")
+                if is_local(address):
+                    _refuse_pointer(str(path))
+                shards.append(InputShard(len(shards), join(address, path.name), split, first, count, size))
+                first += count
+        self.shards = tuple(shards)
+
+    def read(self, shard: InputShard, cameras: Sequence[str]) -> Iterator[Episode | Unreadable]:
+        """The records of one input shard in order, images still encoded.
+
+        Raises:
+            UserError: a camera does not exist, or the file is cut off, damaged, or holds another number of records.
+        """
+        tf, tfds = import_tensorflow()
+        features = tfds.builder_from_directory(self.address).info.features
+        images = [key for key, feature in features["steps"].feature["observation"].items() if _is_image(feature)]
+        for camera in cameras:
+            if camera not in images:
+                problem = f"{self.address} has no camera {camera!r}"
+                raise UserError(problem, f"choose one of: {', '.join(images)}")
+        decoders = {"steps": {"observation": dict.fromkeys(images, tfds.decode.SkipDecoding())}}
+
+        def parse(record: Any) -> Any:
+            episode = features.deserialize_example(record, decoders=decoders)
+            episode["steps"] = episode["steps"].batch(MAX_STEPS).get_single_element()
+            return episode
+
+        records = tf.data.TFRecordDataset(shard.path).map(parse).as_numpy_iterator()
+        count = 0
+        while True:
+            try:
+                episode = next(records, None)
+            except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+                reason = "cut off or damaged" if isinstance(error, tf.errors.DataLossError) else "not an episode"
+                raise UserError(f"{shard.path}: record {count} is {reason}", "fetch this file again") from None
+            if episode is None:
+                break
+            yield Episode(count, episode["steps"], episode.get("episode_metadata", {}))
+            count += 1
+        if count != shard.num_records:
+            problem = f"{shard.path} ends after {count} records, dataset_info.json says {shard.num_records}"
+            raise UserError(problem, "fetch this file again")

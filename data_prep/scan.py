@@ -20,7 +20,7 @@ from whale.data_prep.lock import FolderLock
 from whale.data_prep.oxe.registry import spec_of
 from whale.data_prep.oxe.spec import DatasetSpec
 from whale.data_prep.pool import run_jobs
-from whale.data_prep.rlds import InputShard, read_episodes
+from whale.data_prep.source import Episode, InputShard, open_source
 from whale.data_prep.split import Seen, SplitTable, make_table, read_table, write_table
 from whale.progress import Progress
 from whale.publish import write_json
@@ -48,8 +48,7 @@ class _Job:
 
     @property
     def looks_at(self) -> str:
-        path = self.shard.path
-        return hash_of([FORMAT_VERSION, self.dataset, self.config.camera, path.name, path.stat().st_size])
+        return hash_of([FORMAT_VERSION, self.dataset, self.config.camera, self.shard.name, self.shard.num_bytes])
 
 
 def _scan(job: _Job) -> tuple[Notes, bool]:
@@ -60,7 +59,8 @@ def _scan(job: _Job) -> tuple[Notes, bool]:
         if notes.looked_at == looks_at:
             return notes, False
     spec, camera = spec_of(job.dataset), job.config.camera
-    episodes = read_episodes(job.shard, [camera])
+    found = open_source(job.config.source).read(job.shard, [camera])
+    episodes = (one for one in found if isinstance(one, Episode))
     return Notes(looks_at, tuple(Seen(source_of(one, spec), content_hash(one, camera)) for one in episodes)), True
 
 

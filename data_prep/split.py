@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from whale.data_prep.rlds import InputShard
+from whale.data_prep.source import InputShard
 from whale.errors import UserError
 from whale.publish import write_json
 

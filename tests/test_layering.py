@@ -19,6 +19,10 @@ HEAVY = {
     "tensorflow_datasets": ("data_prep/rlds.py", "data_prep/rlds_writer.py"),
     "decord": ("data_prep/video.py",),
     "av": ("data_prep/video.py",),
+    "cv2": ("data_prep/images.py",),
+    "google_crc32c": ("data_prep/tfrecord.py",),
+    "fsspec": ("data_prep/files.py",),
+    "pyarrow": ("data_prep/lerobot.py",),
     "webdataset": ("whale/clips/",),
     "deepspeed": ("whale/zero.py", "whale/zero_files.py"),
     "accelerate": ("whale/engine.py", "data_prep/tokenize.py"),
@@ -26,7 +30,7 @@ HEAVY = {
     "metaworld": ("whale/sim/metaworld.py",),
     "mujoco": ("whale/sim/metaworld.py",),
     "gymnasium": ("whale/env.py",),
-    "jinja2": ("eval/report.py",),
+    "jinja2": ("eval/report.py", "data_prep/audit_page.py"),
     "matplotlib": ("eval/plots.py",),
 }
 LIGHT = {"numpy", "torch", "PIL", "pydantic", "yaml", "safetensors", "whale"}

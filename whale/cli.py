@@ -51,7 +51,8 @@ class Task:
     """What a stage's `run.py` lists under a task's name."""
 
     config: type
-    run: Callable[[Any], object]
+    run: Callable[[Any], int | None]
+    """Returns the exit code; None is 0."""
 
 
 def _usage(stage: str | None = None) -> str:
@@ -90,7 +91,7 @@ def _choose(kind: str, name: str, known: Sequence[str]) -> None:
     raise UserError(f"there is no {kind} {name!r}", remedy)
 
 
-def _run(stage: str, name: str, words: Sequence[str]) -> None:
+def _run(stage: str, name: str, words: Sequence[str]) -> int:
     from whale.config import dump_config, load_config
     from whale.config_docs import field_docs
 
@@ -100,14 +101,14 @@ def _run(stage: str, name: str, words: Sequence[str]) -> None:
         _choose("flag", flag, ["--print-config", "--help", "-h"])
     if "--help" in flags or "-h" in flags:
         sys.stdout.write(_task_usage(stage, name, task) + "\n")
-        return
+        return 0
     files = [Path(word) for word in words if word not in flags and "=" not in word]
     config: Any = load_config(task.config, files, [word for word in words if word not in flags and "=" in word])
     if flags:
         notes = "".join(f"# {key}: {text}\n" for key, text in field_docs(task.config).items())
         sys.stdout.write(f"{notes}\n{dump_config(config)}")
-        return
-    task.run(config)
+        return 0
+    return task.run(config) or 0
 
 
 def _status(words: Sequence[str]) -> None:
@@ -129,7 +130,9 @@ def _status(words: Sequence[str]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one task; exit code 0, 2 for an error that the user can put right, 75 for a run stopped by a signal."""
+    """Run one task; exit code 0, 1 where the task found its data wanting, 2 for an error that the user can put right,
+    75 for a run stopped by a signal.
+    """
     words = sys.argv[1:] if argv is None else argv
     try:
         if not words or words[0] in ("-h", "--help"):
@@ -145,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         name, *rest = rest
         _choose(f"task of {stage}", name, list(TASKS[stage][1]))
-        _run(stage, name, rest)
+        return _run(stage, name, rest)
     except UserError as error:
         sys.stderr.write(f"whale: {error}\n")
         return 2

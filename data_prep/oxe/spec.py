@@ -1,43 +1,158 @@
-"""What must be known of a dataset to make canonical clips of it: one typed record a dataset."""
+"""What must be known of a dataset to make canonical clips of it: one typed record a dataset, and no code.
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+A user's own dataset is described by the same record, in YAML. `transforms.py` reads episodes by it.
+"""
 
-import numpy as np
+from enum import Enum
+from typing import Literal
 
 from whale.actions import ActionStatus
 from whale.clips.clip import ActionType
-
-Steps = dict[str, Any]
-"""The steps of an episode as RLDS stores them: arrays with leading [T], nested by feature name."""
-
-Transform = Callable[[Steps], tuple[np.ndarray, np.ndarray]]
-"""Steps to canonical actions float32 [T, 7] and whether each step's action is known, bool [T]."""
+from whale.config import configclass
 
 
-@dataclass(frozen=True)
+class Motion(str, Enum):
+    """Where the motion of a step comes from."""
+
+    DELTA = "delta"  # recorded as differences: used as commanded
+    TARGET = "target"  # recorded as absolute poses to go to: the difference to the pose of the same step
+    VELOCITY = "velocity"  # recorded per second: times the control period
+    REACHED = "reached"  # not taken from the action: the difference of the poses of this step and the next
+
+
+class Rotation(str, Enum):
+    """How three numbers, or four, say a rotation."""
+
+    EULER = "euler"  # roll, pitch, yaw (rad) about the fixed x, y, z axes, in that order
+    ROTVEC = "rotvec"  # axis times angle (rad)
+    QUAT_XYZW = "quat_xyzw"
+    QUAT_WXYZ = "quat_wxyz"
+    YAW = "yaw"  # one number (rad) about the fixed z axis
+
+
+class Gripper(str, Enum):
+    """How one number says the gripper; canonical is absolute, 0 closed to 1 open."""
+
+    OPEN = "open"  # 1 = open
+    CLOSED = "closed"  # 1 = closed
+    SIGNED_OPEN = "signed_open"  # -1 closed to +1 open
+    SIGNED_CLOSED = "signed_closed"  # -1 open to +1 closed
+    RELATIVE_CLOSED = "relative_closed"  # +1 closes, -1 opens, 0 leaves it: made absolute along the episode
+    WIDTH = "width"  # an opening, 0 closed to `gripper_range` open
+
+
+class Frame(str, Enum):
+    """The axes that motion is told in."""
+
+    BASE = "base"
+    TOOL = "tool"
+    UNKNOWN = "unknown"  # read as base; the audit compares it with proprioception
+
+
+@configclass
+class Part:
+    """Some columns of one feature."""
+
+    key: str
+    """Path of the feature in a step, such as `action` or `observation/state`."""
+    first: int = 0
+    """The first column."""
+    size: int | None = None
+    """How many columns; null takes all from `first` on."""
+
+
+@configclass
+class PoseSpec:
+    """Where the pose of the end effector is to be read."""
+
+    position: Part | None = None
+    """x, y, z in metres, in the frame of the base."""
+    rotation: Part | None = None
+    """Its orientation."""
+    rotation_form: Rotation = Rotation.EULER
+    """How `rotation` says it."""
+    joints: Part | None = None
+    """Joint positions (rad): the pose follows by the kinematics of `arm`."""
+    arm: Literal["panda"] | None = None
+    """The arm that `joints` are of."""
+    metres: float = 1.0
+    """Metres in a unit of `position`."""
+
+
+@configclass
+class ActionSpec:
+    """How actions are recorded."""
+
+    motion: Motion = Motion.DELTA
+    """Where the motion of a step comes from."""
+    frame: Frame = Frame.UNKNOWN
+    """The axes of recorded deltas and velocities."""
+    position: Part | None = None
+    """Translation; null where none is recorded."""
+    rotation: Part | None = None
+    """Rotation; null where none is recorded."""
+    rotation_form: Rotation = Rotation.EULER
+    """How `rotation` says it."""
+    metres: float = 1.0
+    """Metres in a unit of `position`."""
+    radians: float = 1.0
+    """Radians in a unit of `rotation`."""
+    gripper: Part | None = None
+    """The gripper; null where none is recorded."""
+    gripper_rule: Gripper = Gripper.OPEN
+    """How `gripper` says it."""
+    gripper_range: float = 1.0
+    """What `gripper` reads when fully open, for the rule `width`."""
+    absent: Literal["fixed", "unknown"] = "fixed"
+    """What the dimensions are that are not recorded: known not to move, or not known."""
+
+
+@configclass
 class DatasetSpec:
-    """How to read one dataset. A fact that is a claim of somebody else's loader is named as such in `notes`."""
+    """How to read one dataset. A fact that is a claim of somebody else's loader is named as such in `sources`."""
 
     name: str
     """The dataset's name in Open X-Embodiment."""
-    cameras: dict[str, str]
-    """Observation key of each camera to its view, `external` or `wrist`."""
+    cameras: dict[str, Literal["external", "wrist", "ego"]]
+    """Observation key of each camera to its view."""
     control_period_sec: float
-    proprio_key: str | None
-    """Observation key of the proprioceptive vector; None where there is none."""
-    action_type: ActionType
-    action_status: tuple[ActionStatus, ...]
-    transform: Transform
-    has_rewards: bool
+    """Time between two steps."""
+    action: ActionSpec
+    """How actions are recorded."""
+    pose: PoseSpec = PoseSpec()
+    """Where the pose of the end effector is to be read."""
+    proprio: tuple[Part, ...] = ()
+    """The proprioceptive vector, joined from these parts; empty where there is none."""
+    versions: tuple[str, ...] = ()
+    """Versions that these facts hold for; empty where any."""
+    bgr: tuple[str, ...] = ()
+    """Cameras whose channels are stored as blue, green, red: they are swapped back."""
+    action_type: ActionType = ActionType.EEF_DELTA
+    """What the seven action slots hold."""
+    instruction: str | None = "language_instruction"
+    """Path of the instruction in a step (text, or code points padded with zeros); null where there is none."""
+    has_rewards: bool = False
     """Whether `reward` means something in this dataset; where not, clips carry none."""
-    source_keys: tuple[str, ...]
-    """Keys of `episode_metadata` that name the recording an episode was cut from: the unit of the split."""
-    episode_keys: tuple[str, ...]
-    """Keys of `episode_metadata` that together name the episode."""
-    success_key: str | None
-    """Key of `episode_metadata` with the success label; None where there is none."""
-    licence: str
-    notes: tuple[str, ...]
-    """What was decided and why, and where each fact comes from."""
+    success: str | None = None
+    """Path in the metadata, or in a step (then its last value), of the success label; null where there is none."""
+    only_successes: bool = False
+    """Leave out episodes whose success label is false."""
+    drop_first: int = 0
+    """Leading steps to leave out."""
+    source_keys: tuple[str, ...] = ()
+    """Metadata that names the recording an episode was cut from: the unit of the split. Empty: each its own."""
+    episode_keys: tuple[str, ...] = ()
+    """Metadata that together names the episode. Empty: `split[index]`."""
+    embodiment: str = ""
+    """Robot and gripper."""
+    licence: str = ""
+    """Licence of the data."""
+    sources: tuple[str, ...] = ()
+    """Where each fact comes from, and what was decided and why."""
+
+    @property
+    def action_status(self) -> tuple[ActionStatus, ...]:
+        """Status of each canonical dimension, as it follows from what is recorded."""
+        from whale.data_prep.oxe.transforms import status_of
+
+        return status_of(self)

@@ -1,10 +1,8 @@
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whale.data_prep.rlds import InputShard
+from whale.data_prep.source import InputShard
 from whale.data_prep.split import Seen, assign, make_table
 from whale.errors import UserError
 
@@ -31,8 +29,8 @@ def test_one_source_cannot_be_split():
 
 
 def test_duplicates_are_found_across_shards_and_splits():
-    shards = [InputShard(0, Path("a"), "train", 0, 2), InputShard(1, Path("b"), "train", 2, 1),
-              InputShard(2, Path("c"), "val", 0, 2)]
+    shards = [InputShard(0, "a", "train", 0, 2, 9), InputShard(1, "b", "train", 2, 1, 9),
+              InputShard(2, "c", "val", 0, 2, 9)]
     seen = [[Seen("s", "x"), Seen("t", "y")], [Seen("t", "x")], [Seen("t", "z"), Seen("s", "y")]]
     table = make_table(shards, seen, 0.5, 0, "settings")
     assert table.duplicates == {"train[2]": "train[0]", "val[1]": "train[1]"}

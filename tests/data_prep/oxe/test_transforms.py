@@ -5,7 +5,7 @@ from scipy.spatial.transform import Rotation
 
 from whale.data_prep.oxe.registry import REGISTRY
 from whale.data_prep.oxe.rotations import matrix_from_euler, rotvec_from_matrix
-from whale.data_prep.oxe.transforms import bridge
+from whale.data_prep.oxe.transforms import canonical_actions
 
 angles = st.floats(-7, 7)
 
@@ -37,7 +37,8 @@ def test_bridge_motion_leads_from_state_to_state():
     rng = np.random.default_rng(0)
     state = rng.uniform(-1, 1, (6, 7)).astype(np.float32)
     command = rng.uniform(-1, 2, (6, 7)).astype(np.float32)
-    actions, known = bridge({"observation": {"state": state}, "action": command})
+    actions, known = canonical_actions(
+        {"observation": {"state": state}, "action": command, "is_first": np.zeros(6)}, REGISTRY["bridge_dataset"])
     assert known.tolist() == [True] * 5 + [False] and actions.dtype == np.float32
     for t in range(5):
         assert np.allclose(state[t, :3] + actions[t, :3], state[t + 1, :3], atol=1e-6)
@@ -48,5 +49,5 @@ def test_bridge_motion_leads_from_state_to_state():
 
 def test_every_entry_is_complete():
     for name, spec in REGISTRY.items():
-        assert spec.name == name and spec.notes and spec.licence and len(spec.action_status) == 7
+        assert spec.name == name and spec.sources and spec.licence and len(spec.action_status) == 7
         assert set(spec.cameras.values()) <= {"external", "wrist"} and spec.control_period_sec > 0

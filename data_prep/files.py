@@ -1,0 +1,84 @@
+"""Files by address: a local path, or anything that fsspec opens, such as `gs://gresearch/robotics`.
+
+Local files never go through fsspec. It is the only file that imports it.
+"""
+
+import json
+import posixpath
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from whale.errors import UserError
+
+LFS_MAGIC = b"version https://git-lfs"
+
+
+def is_local(address: str) -> bool:
+    """Whether an address is a path on this machine."""
+    return "://" not in address
+
+
+def join(address: str, *names: str) -> str:
+    """The address of something in a folder."""
+    return str(Path(address, *names)) if is_local(address) else posixpath.join(address, *names)
+
+
+def name_of(address: str) -> str:
+    """The last part of an address."""
+    return posixpath.basename(address.rstrip("/"))
+
+
+def _remote(address: str) -> tuple[Any, str]:
+    """File system and path in it of an address that is not local."""
+    import fsspec
+
+    try:
+        return fsspec.core.url_to_fs(address)
+    except (ValueError, ImportError) as error:
+        problem = f"{address} cannot be opened: {error}"
+        raise UserError(problem, "install what fsspec names (`gs://` needs gcsfs, `s3://` s3fs)") from None
+
+
+def open_file(address: str) -> BinaryIO:
+    """A file, opened for reading; a FileNotFoundError when there is none."""
+    if is_local(address):
+        return Path(address).open("rb")
+    files, path = _remote(address)
+    return cast(BinaryIO, files.open(path, "rb"))
+
+
+def list_folder(address: str) -> dict[str, int | None]:
+    """Names in a folder with their size in bytes, None for folders; empty when there is no such folder."""
+    if is_local(address):
+        folder = Path(address)
+        inside = sorted(folder.iterdir()) if folder.is_dir() else []
+        return {path.name: None if path.is_dir() else path.stat().st_size for path in inside}
+    files, path = _remote(address)
+    try:
+        inside = files.ls(path, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    named = {name_of(one["name"]): None if one["type"] == "directory" else one["size"] for one in inside}
+    return dict(sorted(named.items()))
+
+
+def read_json(address: str) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        UserError: the file is missing, is a Git-LFS pointer, or holds something else.
+    """
+    try:
+        with open_file(address) as file:
+            content = file.read()
+    except FileNotFoundError:
+        raise UserError(f"{address} is missing", "fetch the dataset again") from None
+    if content.startswith(LFS_MAGIC):
+        raise UserError(f"{address} is a Git-LFS pointer, not the data", "run `git lfs pull` where it came from")
+    try:
+        values = json.loads(content)
+    except ValueError as error:
+        raise UserError(f"{address} is not valid JSON: {error}", "fetch the dataset again") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{address} holds no JSON object", "fetch the dataset again")
+    return values
