@@ -75,6 +75,8 @@ class PoseSpec:
     """Joint positions (rad): the pose follows by the kinematics of `arm`."""
     arm: Literal["panda"] | None = None
     """The arm that `joints` are of."""
+    tcp_m: float = 0.1034
+    """Metres from the flange of `arm` to the tool centre point; the Franka Hand's by default."""
     metres: float = 1.0
     """Metres in a unit of `position`."""
 

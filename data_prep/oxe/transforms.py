@@ -45,7 +45,8 @@ def poses(steps: Steps, spec: DatasetSpec) -> tuple[np.ndarray, np.ndarray]:
     if pose.joints is not None:
         from whale.data_prep.oxe.kinematics import forward
 
-        return forward(columns(steps, pose.joints), pose.arm)
+        assert pose.arm is not None
+        return forward(columns(steps, pose.joints), pose.arm, pose.tcp_m)
     if pose.position is None or pose.rotation is None:
         raise ValueError(f"{spec.name} records no pose")
     return (columns(steps, pose.position) * pose.metres,
