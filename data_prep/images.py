@@ -54,6 +54,15 @@ def _reduction(first: bytes, size_px: int | None) -> int:
     return next((factor for factor in (8, 4, 2) if smallest >= size_px * factor), 1)
 
 
+def resized(image: np.ndarray, size_px: int | None) -> np.ndarray:
+    """An image [H, W, 3] made square: by area where it shrinks, linearly where it grows; None keeps its size."""
+    if size_px is None or image.shape[:2] == (size_px, size_px):
+        return image
+    cv2 = _import_cv2()
+    shrinks = min(image.shape[:2]) >= size_px
+    return cv2.resize(image, (size_px, size_px), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
 def _decode(images: Sequence[bytes], which: Sequence[int], size_px: int | None, bgr: bool) -> np.ndarray:
     cv2 = _import_cv2()
     factor = _reduction(images[which[0]], size_px)
@@ -68,9 +77,7 @@ def _decode(images: Sequence[bytes], which: Sequence[int], size_px: int | None, 
             image = None
         if image is None:
             raise BadImageError(f"the image of step {step} cannot be decoded")
-        if size_px is not None and image.shape[:2] != (size_px, size_px):
-            shrinks = min(image.shape[:2]) >= size_px
-            image = cv2.resize(image, (size_px, size_px), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        image = resized(image, size_px)
         if frames is None:
             frames = np.empty((len(which), *image.shape), np.uint8)
         if image.shape != frames.shape[1:]:
