@@ -5,6 +5,7 @@ Local files never go through fsspec. It is the only file that imports it.
 
 import json
 import posixpath
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -82,3 +83,51 @@ def read_json(address: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{address} holds no JSON object", "fetch the dataset again")
     return values
+
+
+_MARKS = ("md5Hash", "etag", "ETag", "mtime", "Last-Modified", "LastModified", "created")
+"""What file systems tell of a file that changes with its content, best first."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file below a folder."""
+
+    num_bytes: int
+    mark: str
+    """What changes with its content, as `key=value`: a checksum, a tag or a time; empty where nothing is told."""
+
+
+def find_files(address: str) -> dict[str, Found]:
+    """All files below a folder, by their path in it; empty when there is no such folder.
+
+    Raises:
+        UserError: a size is not told.
+    """
+    if is_local(address):
+        paths = sorted(path for path in Path(address).rglob("*") if path.is_file())
+        return {
+            path.relative_to(address).as_posix(): Found(path.stat().st_size, f"mtime={path.stat().st_mtime}")
+            for path in paths
+        }
+    files, folder = _remote(address)
+    prefix, found = folder.rstrip("/") + "/", {}
+    for path, told in sorted(files.find(folder, detail=True).items()):
+        if not path.startswith(prefix) or "?" in path:  # a web server's index links to itself, sorted otherwise
+            continue
+        told = told if told["size"] is not None else files.info(path)
+        if told["size"] is None:
+            raise UserError(f"the size of {path} is not told", "fetch it from a server that tells sizes")
+        mark = next((f"{key}={told[key]}" for key in _MARKS if told.get(key)), "")
+        found[path.removeprefix(prefix)] = Found(told["size"], mark)
+    return found
+
+
+def read_range(address: str, start: int, stop: int) -> bytes:
+    """The bytes of a file from `start` up to `stop`; more where the server does not know ranges."""
+    if is_local(address):
+        with Path(address).open("rb") as file:
+            file.seek(start)
+            return file.read(stop - start)
+    files, path = _remote(address)
+    return cast(bytes, files.cat_file(path, start=start, end=stop))
