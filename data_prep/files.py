@@ -78,7 +78,7 @@ def read_json(address: str) -> dict[str, Any]:
         raise UserError(f"{address} is a Git-LFS pointer, not the data", "run `git lfs pull` where it came from")
     try:
         values = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{address} is not valid JSON: {error}", "fetch the dataset again") from None
     if not isinstance(values, dict):
         raise UserError(f"{address} holds no JSON object", "fetch the dataset again")
@@ -131,3 +131,12 @@ def read_range(address: str, start: int, stop: int) -> bytes:
             return file.read(stop - start)
     files, path = _remote(address)
     return cast(bytes, files.cat_file(path, start=start, end=stop))
+
+
+def size_text(num_bytes: float) -> str:
+    """A size for people, in decimal units."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.4g} TB"

@@ -88,6 +88,10 @@ def open_source(address: str, reader: Reader = "tfrecord") -> Source:
     names = list_folder(address)
     if not names:
         raise UserError(f"there is no dataset folder {address}", "check `source`")
-    from whale.data_prep.rlds import TfdsSource
+    if reader == "tfds":
+        from whale.data_prep.rlds import TfdsSource
 
-    return TfdsSource(address)
+        return TfdsSource(address)
+    from whale.data_prep.rlds_source import RldsSource
+
+    return RldsSource(address)

@@ -1,0 +1,63 @@
+"""RLDS datasets, read without TensorFlow: the default reader."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from whale.data_prep.example import Example
+from whale.data_prep.features import Tree, check_steps, decode, read_tree
+from whale.data_prep.files import join
+from whale.data_prep.rlds_folder import read_description
+from whale.data_prep.source import Episode, InputShard, Unreadable
+from whale.data_prep.tfrecord import read_records
+from whale.errors import UserError
+
+
+class RldsSource:
+    """An RLDS dataset in a TFDS version folder, local or at an address.
+
+    Raises:
+        UserError: the folder is no TFDS dataset or not RLDS, a file is missing or a Git-LFS pointer, or a feature is of
+            a type that only tensorflow-datasets can read.
+    """
+
+    def __init__(self, address: str):
+        self.address = address
+        self.dataset, description, self.shards = read_description(address)
+        self.features = read_tree(description, join(address, "features.json"))
+
+    def _wanted(self, cameras: Sequence[str]) -> Tree:
+        """The features to decode: of the images in `observation`, these cameras alone."""
+        observation = self.features["steps"].get("observation", {})
+        images = [name for name, feature in observation.items() if getattr(feature, "is_image", False)]
+        for camera in cameras:
+            if camera not in images:
+                problem = f"{self.address} has no camera {camera!r}"
+                raise UserError(problem, f"choose one of: {', '.join(images)}")
+        kept = {name: feature for name, feature in observation.items() if name not in images or name in cameras}
+        steps = self.features["steps"] | ({"observation": kept} if observation else {})
+        return self.features | {"steps": steps}
+
+    def read(self, shard: InputShard, cameras: Sequence[str]) -> Iterator[Episode | Unreadable]:
+        """The records of an input shard in order, images still encoded; what is damaged is passed over.
+
+        Raises:
+            UserError: a camera does not exist, or the file cannot be opened.
+        """
+        tree = self._wanted(cameras)
+        for record in read_records(shard.path, shard.num_records):
+            if isinstance(record, Unreadable):
+                yield record
+                continue
+            try:
+                values = decode(tree, Example(record.data))
+                check_steps(values["steps"])
+            except ValueError as error:
+                yield Unreadable(record.number, record.offset, f"it is no episode: {error}")
+                continue
+            yield to_episode(record.number, values)
+
+
+def to_episode(record: int, values: dict[str, Any]) -> Episode:
+    """What a record holds, as an episode: its metadata are `episode_metadata` and whatever else is beside the steps."""
+    beside = {name: value for name, value in values.items() if name not in ("steps", "episode_metadata")}
+    return Episode(record, values["steps"], beside | values.get("episode_metadata", {}))
