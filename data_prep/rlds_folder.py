@@ -23,7 +23,8 @@ def read_description(folder: str) -> tuple[str, dict[str, Any], tuple[InputShard
         below = [one for one in below if "features.json" in list_folder(one)][:3]
         remedy = f"name the version folder, such as {below[0]}" if below else (
             "convert the data to RLDS with tensorflow-datasets first; a bare TFRecord does not say what it holds")
-        raise UserError(f"{folder} is no TFDS dataset folder: it has no features.json and dataset_info.json", remedy)
+        problem = f"{folder} is no TFDS dataset folder: it has no features.json and dataset_info.json"
+        raise UserError(f"{problem}; nor is it LeRobot (meta/info.json) or videos with actions (*.mp4)", remedy)
     info = read_json(join(folder, "dataset_info.json"))
     description = read_json(join(folder, "features.json"))
     try:

@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from whale.data_prep.files import list_folder, name_of
+import numpy as np
+
+from whale.data_prep.files import join, list_folder, name_of
 from whale.errors import UserError
 
 Reader = Literal["tfrecord", "tfds"]
@@ -60,6 +62,12 @@ class Unreadable:
     """How many records are lost with it: all that follow, when the file cannot be read on."""
 
 
+def flags(length: int) -> dict[str, np.ndarray]:
+    """`is_first`, `is_last` and `is_terminal`, bool [length], of an episode that tells no end but its last step."""
+    step = np.arange(length)
+    return {"is_first": step == 0, "is_last": step == length - 1, "is_terminal": step < 0}
+
+
 class Source(Protocol):
     """A dataset on disk or at an address. Can be pickled: worker processes read their input shards themselves."""
 
@@ -88,6 +96,14 @@ def open_source(address: str, reader: Reader = "tfrecord") -> Source:
     names = list_folder(address)
     if not names:
         raise UserError(f"there is no dataset folder {address}", "check `source`")
+    if "info.json" in list_folder(join(address, "meta")):
+        from whale.data_prep.lerobot import LeRobotSource
+
+        return LeRobotSource(address)
+    from whale.data_prep.bare import BareSource, episodes_in
+
+    if episodes_in(address):
+        return BareSource(address)
     if reader == "tfds":
         from whale.data_prep.rlds import TfdsSource
 

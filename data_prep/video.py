@@ -70,7 +70,8 @@ def _read_index(path: str, _size: int, _changed_ns: int) -> _Index:
         unit_sec = float(stream.time_base)
         fps = (len(times) - 1) / ((times[-1] - times[0]) * unit_sec) if len(times) > 1 else 0.0
         codec = stream.codec_context
-        container = Container(codec.name, round(float(fps), 3), len(times), codec.height, codec.width)
+        name = "av1" if "av1" in codec.name or codec.name == "libdav1d" else codec.name
+        container = Container(name, round(float(fps), 3), len(times), codec.height, codec.width)
         keys = np.array(sorted(one.pts for one in packets if one.is_keyframe), np.int64)
         return _Index(times, keys, unit_sec, container)
 
@@ -90,16 +91,6 @@ def container_info(path: str) -> Container:
         BadImageError: it is missing, damaged, or no video.
     """
     return _index(path).container
-
-
-def frame_at(path: str, time_sec: float) -> int:
-    """Number of the frame whose time is nearest to one counted from the first frame.
-
-    Raises:
-        BadImageError: the file is missing, damaged, or no video.
-    """
-    index = _index(path)
-    return int(np.abs((index.times - index.times[0]) * index.unit_sec - time_sec).argmin())
 
 
 def _seek(file: Any, stream: Any, index: _Index, time: int) -> None:
@@ -207,3 +198,29 @@ class VideoFrames:
                 if packet.pts is not None and times[0] <= packet.pts <= times[-1]:
                     digest.update(hashlib.sha256(bytes(packet)).digest())
         return digest.digest()
+
+
+def episode_frames(
+    path: str, rows: int, start_sec: float = 0.0, stop_sec: float = float("inf")
+) -> tuple[VideoFrames, dict[str, float | int | str]]:
+    """The frames of an episode with `rows` steps in a video, which may hold others; what its metadata is to say of it.
+
+    Where there are more frames than rows, row t shows frame t, and the last ones are left out.
+
+    Args:
+        path: a local file.
+        rows: steps of the episode.
+        start_sec: its time in the file, counted from the first frame; half a frame early or late is on time.
+        stop_sec: where the next episode starts.
+
+    Raises:
+        BadImageError: it has fewer frames than rows, or the file is missing, damaged, or no video.
+    """
+    index = _index(path)
+    margin_sec = 0.5 / index.container.fps if index.container.fps else 0.0
+    seconds = (index.times - index.times[0]) * index.unit_sec + margin_sec
+    first, stop = (int(place) for place in np.searchsorted(seconds, (start_sec, stop_sec)))
+    if stop - first < rows:
+        raise BadImageError(f"{path} has {stop - first} frames for {rows} rows")
+    told = {"video_fps": index.container.fps, "video_codec": index.container.codec, "video_frames": stop - first}
+    return VideoFrames(path, first, rows), told | {"rows": rows}
