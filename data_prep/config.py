@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from whale.config import configclass
+from whale.data_prep.oxe.spec import DatasetSpec
+from whale.data_prep.source import Reader
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -39,20 +41,32 @@ class CollectConfig:
 
 @configclass
 class ConvertConfig:
-    """Turn an RLDS dataset into pixel clips."""
+    """Turn a dataset into pixel clips."""
 
     source: str
     """Folder or address (`gs://...`) of the dataset; of a TFDS dataset, the version folder with `features.json`."""
     out: Path
     """Folder of clips to write."""
+    reader: Reader = "tfrecord"
+    """What reads RLDS: `tfrecord` needs no TensorFlow, `tfds` reads any feature type; the bytes do not depend on it."""
     dataset: str | None = None
     """Name of the registry entry; null takes the dataset's own name."""
+    spec: DatasetSpec | None = None
+    """What is known of a dataset that has no entry, in the terms of data_prep/oxe/spec.py."""
+    known: tuple[Path, ...] = ()
+    """Folders of clips converted before: episodes that they hold are left out as duplicates."""
     camera: str = "image_0"
     """Observation key of the camera."""
     size_px: Positive = 64
-    """Height and width of the frames; others are resized (Lanczos), not cropped."""
+    """Height and width of the frames; others are resized (by area), not cropped."""
+    control_period_sec: Annotated[float, Field(gt=0)] | None = None
+    """Keep every k-th frame, so that two are about this far apart, and join the actions between; null keeps all."""
     clip_frames: Annotated[int, Field(ge=2)] | None = None
     """Cut episodes into clips of this many frames, one after the other; null keeps episodes whole."""
+    min_frames: Annotated[int, Field(ge=2)] = 2
+    """Leave out episodes with fewer frames, counted at the rate of the clips."""
+    max_unreadable: Annotated[int, Field(ge=0)] = 0
+    """With more unreadable episodes than this the exit code is 1; what can be read is converted in any case."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Chance of a source recording to be held out; at least one is on each side."""
     split_seed: int = 0
@@ -65,7 +79,9 @@ class ConvertConfig:
     """Which of them this run is, from 0; the last to end finishes, the others say what is still to be done."""
 
     def __post_init__(self) -> None:
-        """A task beyond the last has nothing to do."""
+        """A task beyond the last has nothing to do; a dataset is described once."""
+        if self.dataset is not None and self.spec is not None:
+            raise ValueError("give `dataset`, the name of an entry, or `spec`, not both")
         if self.task >= self.tasks:
             raise ValueError(f"task {self.task} must be below tasks {self.tasks}: they are counted from 0")
 
@@ -94,3 +110,5 @@ class VerifyConfig:
 
     clips: Path
     """Folder of clips, pixels or tokens."""
+    workers: Positive = 1
+    """Processes that work through shards."""

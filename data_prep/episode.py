@@ -1,89 +1,145 @@
-"""One RLDS episode as clips: frames decoded and resized, actions made canonical, cut into windows."""
+"""One episode as clips: frames decoded and resized, actions made canonical, brought to the rate, cut into windows."""
 
-import hashlib
-import io
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from whale.clips.clip import Clip, ClipInfo, Source
 from whale.data_prep.config import ConvertConfig
+from whale.data_prep.images import BadImageError, decode_frames
 from whale.data_prep.oxe.spec import DatasetSpec
-from whale.data_prep.oxe.transforms import canonical_actions, proprio_of
-from whale.data_prep.source import Episode
+from whale.data_prep.oxe.transforms import canonical_actions, feature_at, frame_of, proprio_of
+from whale.data_prep.resample import Numbers, resample, stride_of
+from whale.data_prep.source import Episode, InputShard
 
 BLACK_LEVEL = 8
 """A camera is black when no pixel of the episode is brighter."""
 
 
 class SkipEpisodeError(Exception):
-    """An episode that cannot be used; its text is the reason that is counted."""
+    """An episode that cannot be used; its text is the reason, what stands before the first colon is counted."""
 
 
-def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+def record_name(shard: InputShard, record: int) -> str:
+    """A record as TFDS numbers it: `train[7]`."""
+    return f"{shard.split}[{shard.first + record}]"
 
 
-def source_of(episode: Episode, spec: DatasetSpec) -> str:
-    """The recording that an episode was cut from."""
-    return "#".join(_text(episode.metadata[key]) for key in spec.source_keys)
+def text_of(value: Any) -> str:
+    """Text, from bytes or from code points padded with zeros."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, np.ndarray) and value.ndim:
+        return "".join(map(chr, value[value > 0].tolist()))
+    return str(value)
 
 
-def content_hash(episode: Episode, camera: str) -> str:
-    """SHA-256 of an episode's encoded frames and its actions, as stored."""
-    digest = hashlib.sha256()
-    for image in episode.steps["observation"][camera]:
-        digest.update(hashlib.sha256(image).digest())
-    digest.update(np.ascontiguousarray(episode.steps["action"]).tobytes())
-    return digest.hexdigest()
+def _named(episode: Episode, keys: tuple[str, ...], shard: InputShard) -> str:
+    if not keys:
+        return record_name(shard, episode.record)
+    try:
+        return "#".join(text_of(feature_at(episode.metadata, key)) for key in keys)
+    except KeyError as error:
+        raise SkipEpisodeError(f"missing feature {error.args[0]} of the metadata") from None
 
 
-def _frames(images: Any, size_px: int) -> np.ndarray:
-    """Encoded images to uint8 [T, size_px, size_px, 3]; not square ones are stretched, as Octo and OpenVLA do."""
-    frames = []
-    for encoded in images:
-        with Image.open(io.BytesIO(encoded)) as file:
-            image = file.convert("RGB")
-        if image.size != (size_px, size_px):
-            image = image.resize((size_px, size_px), Image.Resampling.LANCZOS)
-        frames.append(np.asarray(image))
-    return np.stack(frames)
+def source_of(episode: Episode, spec: DatasetSpec, shard: InputShard) -> str:
+    """The recording that an episode was cut from; a SkipEpisodeError when the metadata does not name it."""
+    return _named(episode, spec.source_keys, shard)
 
 
-def to_clips(episode: Episode, spec: DatasetSpec, config: ConvertConfig, split: str, file: str) -> Iterator[Clip]:
+def _success(episode: Episode, spec: DatasetSpec) -> bool | None:
+    if spec.success is None:
+        return None
+    try:
+        return bool(np.asarray(feature_at(episode.metadata, spec.success)).item())
+    except KeyError:
+        return bool(np.ravel(feature_at(episode.steps, spec.success))[-1])
+
+
+def _instruction(episode: Episode, spec: DatasetSpec) -> str | None:
+    if spec.instruction is None:
+        return None
+    try:
+        return text_of(feature_at(episode.steps, spec.instruction)[spec.drop_first]).strip() or None
+    except KeyError:  # convert counts the episodes that have none
+        return None
+
+
+def _numbers(episode: Episode, spec: DatasetSpec) -> Numbers:
+    steps, kept = episode.steps, slice(spec.drop_first, None)
+    flags = {name: np.array(feature_at(steps, name), bool).reshape(-1)[kept]
+             for name in ("is_first", "is_last", "is_terminal")}
+    if len(flags["is_first"]) < 2:
+        raise SkipEpisodeError("shorter than two steps")
+    actions, known = canonical_actions(steps, spec)
+    proprio = proprio_of(steps, spec)
+    rewards = np.asarray(feature_at(steps, "reward"), np.float32).reshape(-1) if spec.has_rewards else None
+    if spec.drop_first:
+        flags["is_first"][0] = True
+    return Numbers(
+        actions=actions[kept], action_known=known[kept], rewards=None if rewards is None else rewards[kept],
+        proprio=None if proprio is None else proprio[kept], **flags)
+
+
+def numbers_of(episode: Episode, spec: DatasetSpec, camera: str) -> Numbers:
+    """Everything but the frames, at the recorded rate, behind `drop_first`.
+
+    Raises:
+        SkipEpisodeError: the episode cannot be used, whatever its frames show.
+    """
+    try:
+        numbers = _numbers(episode, spec)
+        failed = spec.only_successes and not _success(episode, spec)
+    except KeyError as error:
+        raise SkipEpisodeError(f"missing feature {error.args[0]}") from None
+    except ValueError as error:
+        raise SkipEpisodeError(f"malformed feature: {error}") from None
+    images, length = feature_at(episode.steps["observation"], camera), len(numbers.actions) + spec.drop_first
+    if len(images) != length:
+        raise SkipEpisodeError(f"frames and steps differ: {len(images)} frames, {length} steps")
+    for values in (numbers.actions, numbers.proprio, numbers.rewards):
+        if values is not None and not np.isfinite(values).all():
+            raise SkipEpisodeError("values that are not finite")
+    if failed:
+        raise SkipEpisodeError("no success")
+    return numbers
+
+
+def to_clips(
+    episode: Episode, spec: DatasetSpec, config: ConvertConfig, split: str, shard: InputShard
+) -> Iterator[Clip]:
     """Clips of one episode.
 
     Raises:
-        SkipEpisodeError: the episode is too short, black, or has values that are not finite.
+        SkipEpisodeError: the episode cannot be used.
     """
-    steps = episode.steps
-    length = len(steps["is_first"])
-    if length < 2:
-        raise SkipEpisodeError("shorter than two steps")
-    frames = _frames(steps["observation"][config.camera], config.size_px)
+    k, frame = stride_of(spec.control_period_sec, config.control_period_sec), frame_of(spec)
+    recorded = numbers_of(episode, spec, config.camera)
+    numbers = resample(recorded, k, frame.value, spec.action_type)
+    length = len(numbers.actions)
+    if length < config.min_frames:
+        raise SkipEpisodeError(f"shorter than {config.min_frames} frames")
+    images = feature_at(episode.steps["observation"], config.camera)
+    try:
+        which = range(spec.drop_first, len(images), k)
+        frames = decode_frames(images, which, config.size_px, config.camera in spec.bgr)
+    except BadImageError as error:
+        raise SkipEpisodeError(f"undecodable: {error}") from None
     if frames.max() <= BLACK_LEVEL:
         raise SkipEpisodeError("camera black")
-    actions, known = canonical_actions(steps, spec)
-    proprio = proprio_of(steps, spec)
-    rewards = np.asarray(steps["reward"], np.float32) if spec.has_rewards else None
-    for values in (actions, proprio, rewards):
-        if values is not None and not np.isfinite(values).all():
-            raise SkipEpisodeError("values that are not finite")
-    instruction = _text(steps["language_instruction"][0]) if "language_instruction" in steps else ""
-    success = None if spec.success is None else bool(episode.metadata[spec.success])
+    arrays: dict[str, Any] = {field.name: getattr(numbers, field.name) for field in dataclasses.fields(numbers)}
+    info = ClipInfo(
+        dataset=spec.name, episode=_named(episode, spec.episode_keys, shard), start=0, split=split,
+        camera=config.camera, view=spec.cameras[config.camera], control_period_sec=k * spec.control_period_sec,
+        action_type=spec.action_type, action_status=spec.action_status, instruction=_instruction(episode, spec),
+        success=_success(episode, spec), source=Source(shard.name, episode.record), tokenizer=None,
+    )
     window = config.clip_frames or length
     for start in range(0, length - 1, window):  # a single frame left over has nothing to predict
-        part = slice(start, start + window)
-        info = ClipInfo(
-            dataset=spec.name, episode="#".join(_text(episode.metadata[key]) for key in spec.episode_keys),
-            start=start, split=split, camera=config.camera, view=spec.cameras[config.camera],
-            control_period_sec=spec.control_period_sec, action_type=spec.action_type, action_status=spec.action_status,
-            instruction=instruction or None, success=success, source=Source(file, episode.record), tokenizer=None,
-        )
-        yield Clip(
-            info=info, frames=frames[part], tokens=None, actions=actions[part], action_known=known[part],
-            rewards=None if rewards is None else rewards[part], proprio=None if proprio is None else proprio[part],
-            **{name: np.asarray(steps[name], bool)[part] for name in ("is_first", "is_last", "is_terminal")},
-        )
+        part: dict[str, Any] = {
+            name: None if array is None else array[start : start + window] for name, array in arrays.items()}
+        here = dataclasses.replace(info, start=start)
+        yield Clip(info=here, frames=frames[start : start + window], tokens=None, **part)

@@ -1,16 +1,24 @@
 """The end of a conversion, once all its input shards are done: statistics, the report, and the manifest last of all."""
 
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from whale.clips.manifest import SPLITS, Manifest, publish_manifest, read_manifest
+from whale.clips.manifest import SPLITS, Manifest, UnitRecord, derive_manifest, publish_manifest, read_manifest
 from whale.clips.stats import write_stats
 from whale.data_prep.config import ConvertConfig
 from whale.data_prep.folder import clear, remove_strangers
+from whale.data_prep.source import InputShard
 from whale.data_prep.split import SplitTable
 from whale.errors import UserError
 from whale.publish import write_json
+
+_DERIVED = ("stats.json", "convert_report.json", "quarantine.json")
+_UNREADABLE = ("unreadable", "undecodable")
+"""Reasons that speak of damage, where others speak of what is recorded."""
+_SHOWN = 5
 
 
 def _check_result(config: ConvertConfig, manifest: Manifest) -> None:
@@ -23,39 +31,55 @@ def _check_result(config: ConvertConfig, manifest: Manifest) -> None:
             raise UserError(problem, "choose another `camera` or `split_seed`, or convert more of the dataset")
 
 
-def _report(config: ConvertConfig, manifest: Manifest, table: SplitTable, num_episodes: int) -> dict[str, Any]:
+def _quarantine(records: Sequence[UnitRecord]) -> list[dict[str, Any]]:
+    """Every episode that was left out, in order."""
+    return [
+        {"file": record.source, "unit": record.unit, "record": first, "num_records": count, "offset": offset,
+         "reason": reason}
+        for record in records for first, count, offset, reason in record.left_out
+    ]
+
+
+def _report(
+    config: ConvertConfig, manifest: Manifest, records: Sequence[UnitRecord], table: SplitTable, num_episodes: int
+) -> dict[str, Any]:
     splits = {}
     for split in SPLITS:
         shards = manifest.of_split(split)
         splits[split] = {
-            "sources": sum(side == split for side in table.sources.values()),
+            "sources": table.sources[split],
             "clips": sum(shard.num_clips for shard in shards),
             "frames": sum(shard.num_frames for shard in shards),
         }
-    duplicates = [f"{name} duplicates {original}" for name, original in table.duplicates.items()]
+    noted = sum((Counter(record.noted) for record in records), Counter[str]())
     return {
-        "source": str(config.source), "dataset": manifest.dataset, "episodes": num_episodes, "splits": splits,
-        "skipped": manifest.skipped, "findings": list(table.same_records), "duplicates": duplicates,
+        "source": config.source, "dataset": manifest.dataset, "episodes": num_episodes, "splits": splits,
+        "skipped": manifest.skipped, "noted": dict(noted), "findings": list(table.same_records),
         "manifest": manifest.hash,
     }
 
 
-def _show(report: dict[str, Any]) -> str:
+def _show(config: ConvertConfig, report: dict[str, Any], left_out: list[dict[str, Any]], unreadable: int) -> str:
     lines = [f"{report['dataset']}: {report['episodes']} episodes"]
     for split, sums in report["splits"].items():
         lines.append(f"  {split:<5} {sums['clips']} clips, {sums['frames']} frames from {sums['sources']} sources")
     lines += [f"  skipped: {count} {reason}" for reason, count in sorted(report["skipped"].items())]
+    lines += [f"  {count} with {lack}" for lack, count in sorted(report["noted"].items())]
     lines += [f"  note: {finding}" for finding in report["findings"]]
-    shown = report["duplicates"][:5]
-    lines += [f"  {line}" for line in shown]
-    if len(report["duplicates"]) > len(shown):
-        lines.append(f"  and {len(report['duplicates']) - len(shown)} more in convert_report.json")
+    lines += [f"  {one['file']} record {one['record']}: {one['reason']}" for one in left_out[:_SHOWN]]
+    if len(left_out) > _SHOWN:
+        lines.append(f"  and {len(left_out) - _SHOWN} more in quarantine.json")
+    if unreadable > config.max_unreadable:
+        units = sorted({one["unit"] for one in left_out if one["reason"].startswith(_UNREADABLE)})
+        shown = ", ".join(f"records/{unit:05d}.json" for unit in units[:_SHOWN]) + ("..." if units[_SHOWN:] else "")
+        lines += [f"  {unreadable} episodes cannot be read, `max_unreadable` allows {config.max_unreadable}: fetch",
+                  f"  their files again, remove split.json and {shown}, and run the same command"]
     return "\n".join(lines) + "\n"
 
 
 def _is_finished(folder: Path, manifest: Manifest) -> bool:
     """Whether another task, or an earlier run, came to the end."""
-    if not all((folder / name).is_file() for name in ("stats.json", "convert_report.json")):
+    if not all((folder / name).is_file() for name in _DERIVED):
         return False
     try:
         return read_manifest(folder) == manifest
@@ -63,17 +87,26 @@ def _is_finished(folder: Path, manifest: Manifest) -> bool:
         return False
 
 
-def finish(config: ConvertConfig, manifest: Manifest, num_units: int, num_episodes: int, table: SplitTable) -> None:
-    """Write what is derived from all input shards, and show the report.
+def finish(
+    config: ConvertConfig, dataset: str, records: Sequence[UnitRecord], shards: Sequence[InputShard], table: SplitTable
+) -> int | None:
+    """Write what is derived from the records of all input shards, and show the report.
+
+    Returns 1 when more episodes than `max_unreadable` could not be read.
 
     Raises:
         UserError: no clip is left on one side.
     """
+    manifest = derive_manifest(records, dataset, None)
     _check_result(config, manifest)
-    report = _report(config, manifest, table, num_episodes)
+    left_out = _quarantine(records)
+    report = _report(config, manifest, records, table, sum(shard.num_records for shard in shards))
     if not _is_finished(config.out, manifest):
         write_stats(config.out, manifest)
-        remove_strangers(config.out, manifest, num_units)
+        remove_strangers(config.out, manifest, len(shards))
         write_json(config.out / "convert_report.json", report)
+        write_json(config.out / "quarantine.json", {"episodes": left_out})
         publish_manifest(config.out, manifest)
-    sys.stdout.write(_show(report))
+    unreadable = sum(manifest.skipped.get(reason, 0) for reason in _UNREADABLE)
+    sys.stdout.write(_show(config, report, left_out, unreadable))
+    return 1 if unreadable > config.max_unreadable else None

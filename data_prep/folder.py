@@ -14,7 +14,7 @@ _LEFT_OVER = [f".tmp-{shard}*" for shard in _SHARDS] + ["records/.tmp-*.json", "
 
 def clear(folder: Path) -> None:
     """Remove all that a conversion writes: for one that failed as a whole."""
-    names = ("manifest.json", "stats.json", "split.json", "convert_report.json")
+    names = ("manifest.json", "stats.json", "split.json", "episodes.npy", "quarantine.json", "convert_report.json")
     for pattern in (*names, *_WRITTEN):
         for path in folder.glob(pattern):
             path.unlink()

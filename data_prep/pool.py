@@ -2,11 +2,15 @@
 
 import contextlib
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from types import FrameType
 from typing import TypeVar
 
-from whale.worker import die_with_parent
+from whale.errors import StoppedError
+from whale.signals import ASKING
+from whale.worker import begin_loading
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -22,9 +26,13 @@ def open_pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
         yield None
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=die_with_parent)
+    pool = ProcessPoolExecutor(workers, context, initializer=begin_loading, initargs=(0,))
     try:
         yield pool
+    except StoppedError:
+        for worker in multiprocessing.active_children():
+            worker.kill()  # whatever moment a process is killed at, the next start goes on
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -40,3 +48,21 @@ def run_jobs(
     futures = {pool.submit(function, job): job for job in jobs}
     for future in as_completed(futures):
         yield futures[future], future.result()
+
+
+@contextlib.contextmanager
+def stop_on_signal() -> Iterator[None]:
+    """While this context lasts, SIGTERM and SIGUSR1 raise a StoppedError wherever the main process is."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        for other in ASKING:
+            signal.signal(other, signal.SIG_IGN)  # on its way out: a second one must not disturb it
+        raise StoppedError(f"stopped by {signal.Signals(number).name}")
+
+    before = {number: signal.signal(number, stop) for number in ASKING}
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -1,27 +1,34 @@
-"""The first pass: notes on every record, from which the split is decided and frozen (split.py).
+"""The first pass: a row on every record (duplicates.py), from which the split is decided and frozen (split.py).
 
-The notes of an input shard are published as `notes/<unit>.json`, so that tasks share them and a restart reads only what
-has none. Once the split is frozen nobody needs them; they are removed when the conversion is finished.
+It reads everything and decodes next to nothing. The rows of an input shard are published as `notes/<unit>.json`, so
+that tasks share them and a restart reads only what has none. Once the split is frozen nobody needs them; they are
+removed when the conversion is finished.
 """
 
 import dataclasses
 import random
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import numpy as np
 from pydantic import TypeAdapter
 
 from whale.clips.clip import FORMAT_VERSION
 from whale.clips.manifest import hash_of
+from whale.config import to_values
 from whale.data_prep.config import ConvertConfig
-from whale.data_prep.episode import content_hash, source_of
+from whale.data_prep.duplicates import ROW, Known, row_of
+from whale.data_prep.episode import SkipEpisodeError, numbers_of, source_of
+from whale.data_prep.images import BadImageError
 from whale.data_prep.lock import FolderLock
-from whale.data_prep.oxe.registry import spec_of
 from whale.data_prep.oxe.spec import DatasetSpec
+from whale.data_prep.oxe.transforms import feature_at
 from whale.data_prep.pool import run_jobs
-from whale.data_prep.source import Episode, InputShard, open_source
-from whale.data_prep.split import Seen, SplitTable, make_table, read_table, write_table
+from whale.data_prep.source import Episode, InputShard, Source, Unreadable
+from whale.data_prep.split import SplitTable, make_table, place_of, read_table, write_table
+from whale.errors import UserError
 from whale.progress import Progress
 from whale.publish import write_json
 
@@ -32,14 +39,17 @@ class Notes:
 
     looked_at: str
     """Hash of the input shard and of what was looked at in it."""
-    seen: tuple[Seen, ...]
-    """One a record, in order."""
+    rows: str
+    """One `duplicates.ROW` a record, in order, as hexadecimal digits."""
+    of_no_use: dict[str, int]
+    """Count of records that cannot be used whatever their frames show, by reason."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
     config: ConvertConfig
-    dataset: str
+    spec: DatasetSpec
+    source: Source
     shard: InputShard
 
     @property
@@ -48,20 +58,45 @@ class _Job:
 
     @property
     def looks_at(self) -> str:
-        return hash_of([FORMAT_VERSION, self.dataset, self.config.camera, self.shard.name, self.shard.num_bytes])
+        return hash_of([FORMAT_VERSION, facts_of(self.spec), self.config.camera, self.config.split_seed,
+                        self.shard.name, self.shard.num_bytes])
+
+
+def facts_of(spec: DatasetSpec) -> dict:
+    """What a spec says of the numbers and frames: all but the words for people."""
+    words = ("sources", "licence", "embodiment", "versions")
+    return {key: value for key, value in to_values(spec).items() if key not in words}
+
+
+def _row(job: _Job, episode: Episode) -> np.ndarray:
+    """The row of an episode; a SkipEpisodeError when it is of no use."""
+    spec, camera = job.spec, job.config.camera
+    numbers = numbers_of(episode, spec, camera)
+    place = place_of(source_of(episode, spec, job.shard), job.config.split_seed)
+    images = feature_at(episode.steps["observation"], camera)
+    try:
+        return row_of(job.shard.unit, episode.record, place, numbers, images, camera in spec.bgr)
+    except BadImageError as error:
+        raise SkipEpisodeError(f"undecodable: {error}") from None
 
 
 def _scan(job: _Job) -> tuple[Notes, bool]:
     """Notes of an input shard, and whether they are new: another task may have published them by now."""
-    looks_at = job.looks_at
     if job.path.is_file():
         notes = TypeAdapter(Notes).validate_json(job.path.read_bytes())
-        if notes.looked_at == looks_at:
+        if notes.looked_at == job.looks_at and "unreadable" not in notes.of_no_use:  # it may be fetched again by now
             return notes, False
-    spec, camera = spec_of(job.dataset), job.config.camera
-    found = open_source(job.config.source).read(job.shard, [camera])
-    episodes = (one for one in found if isinstance(one, Episode))
-    return Notes(looks_at, tuple(Seen(source_of(one, spec), content_hash(one, camera)) for one in episodes)), True
+    rows, reasons = np.zeros(job.shard.num_records, ROW), Counter[str]()
+    rows["unit"], rows["record"] = job.shard.unit, np.arange(len(rows))
+    for one in job.source.read(job.shard, [job.config.camera]):
+        if isinstance(one, Unreadable):
+            reasons["unreadable"] += one.num_records
+            continue
+        try:
+            rows[one.record] = _row(job, one)
+        except SkipEpisodeError as reason:
+            reasons[str(reason).partition(":")[0]] += 1
+    return Notes(job.looks_at, rows.tobytes().hex(), dict(reasons)), True
 
 
 def _in_order(config: ConvertConfig, shards: Sequence[InputShard]) -> list[InputShard]:
@@ -72,7 +107,7 @@ def _in_order(config: ConvertConfig, shards: Sequence[InputShard]) -> list[Input
 
 
 def frozen_split(
-    pool: ProcessPoolExecutor | None, config: ConvertConfig, spec: DatasetSpec, shards: Sequence[InputShard],
+    pool: ProcessPoolExecutor | None, config: ConvertConfig, spec: DatasetSpec, source: Source, known: Known,
     settings: str, lock: FolderLock,
 ) -> SplitTable:
     """The table in `split.json`; the first pass makes it where it is missing or of other settings.
@@ -80,23 +115,28 @@ def frozen_split(
     Every task comes to the same table, so none waits for another.
 
     Raises:
-        UserError: an input shard is damaged, or nothing can be held out.
+        UserError: no episode can be used, or nothing can be held out.
     """
-    path = config.out / "split.json"
-    if table := read_table(path, settings):
+    if table := read_table(config.out, settings):
         return table
+    shards, of_no_use = source.shards, Counter[str]()
     progress = Progress("scan", sum(shard.num_records for shard in shards), "episodes")
-    seen: dict[int, Sequence[Seen]] = {}
-    jobs = [_Job(config, spec.name, shard) for shard in _in_order(config, shards)]
+    seen: dict[int, np.ndarray] = {}
+    jobs = [_Job(config, spec, source, shard) for shard in _in_order(config, shards)]
     for job, (notes, new) in run_jobs(pool, _scan, jobs):
         if new:
             with lock.shared():
                 write_json(job.path, dataclasses.asdict(notes))
-        seen[job.shard.unit] = notes.seen
-        progress.advance(len(notes.seen))
+        seen[job.shard.unit] = np.frombuffer(bytes.fromhex(notes.rows), ROW)
+        of_no_use.update(notes.of_no_use)
+        progress.advance(len(seen[job.shard.unit]))
     progress.close()
-    ordered = [seen[shard.unit] for shard in shards]
-    table = make_table(shards, ordered, config.val_fraction, config.split_seed, settings)
+    rows = np.concatenate([seen[shard.unit] for shard in shards])
+    if not rows["num_steps"].any():
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(of_no_use.items()))
+        raise UserError(f"none of the {len(rows)} episodes of {config.source} can be used: {reasons}",
+                        f"correct `spec` or the registry entry {spec.name!r}, or fetch the files again")
+    table = make_table(shards, rows, known, config.val_fraction, settings)
     with lock.shared():
-        write_table(path, table)
+        write_table(config.out, table, rows)
     return table

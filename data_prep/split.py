@@ -1,7 +1,7 @@
 """Which episode is trained on and which is held out: decided once, by source recording, and frozen in `split.json`.
 
-Episodes cut from one recording share its scene, so they stay on one side. Two records with the same content are one
-episode, wherever they lie: the second is left out and listed.
+Episodes cut from one recording share its scene, so they stay on one side: each recording has a place by its hash alone,
+and those below one threshold are held out. What is there more than once is one episode: the others are left out.
 """
 
 import dataclasses
@@ -12,21 +12,14 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 from pydantic import TypeAdapter
 
+from whale.data_prep.duplicates import ROW, Known, find_duplicates
+from whale.data_prep.episode import record_name
 from whale.data_prep.source import InputShard
 from whale.errors import UserError
-from whale.publish import write_json
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What the first pass notes of one record."""
-
-    source: str
-    """The recording that the episode was cut from."""
-    content: str
-    """SHA-256 of what a clip would take from it."""
+from whale.publish import publish_file, write_json
 
 
 @dataclass(frozen=True)
@@ -35,77 +28,96 @@ class SplitTable:
 
     settings: str
     """Hash of everything that decides the output of the conversion."""
-    sources: dict[str, str]
-    """Source recording to `train` or `val`."""
+    val_below: int
+    """Recordings whose place is below this are held out."""
+    sources: dict[str, int]
+    """Number of recordings on each side."""
     duplicates: dict[str, str]
-    """Record that is left out to the record it repeats, both as `split[index]` of the source dataset."""
+    """Record that is left out, as `split[index]` of the source dataset, to the one it repeats."""
     same_records: tuple[str, ...]
     """Findings on splits of the source dataset that share records."""
+    episodes: str
+    """SHA-256 of `episodes.npy`."""
 
 
-def record_name(shard: InputShard, record: int) -> str:
-    """A record as TFDS numbers it: `train[7]`."""
-    return f"{shard.split}[{shard.first + record}]"
+def place_of(source: str, seed: int) -> int:
+    """The place of a recording in [0, 2^64): its hash, so that recordings added later move none."""
+    return int.from_bytes(hashlib.sha256(f"{seed}\n{source}".encode()).digest()[:8], "big")
 
 
-def assign(sources: Sequence[str], val_fraction: float, seed: int) -> dict[str, str]:
-    """Split of each source, by its hash alone, so that sources added later move none; neither side is empty.
+def threshold(places: np.ndarray, val_fraction: float) -> int:
+    """Below which recordings are held out: about this fraction, with at least one on each side.
 
     Raises:
-        UserError: there is only one source.
+        UserError: there are not two.
     """
-    place = {
-        source: int.from_bytes(hashlib.sha256(f"{seed}\n{source}".encode()).digest()[:8], "big") / 2**64
-        for source in sorted(set(sources))
-    }
-    if len(place) < 2:
-        raise UserError(
-            f"all episodes were cut from one recording ({next(iter(place), 'none')}): nothing can be held out",
-            "convert more of the dataset",
-        )
-    val = {source for source in place if place[source] < val_fraction} or {min(place, key=place.__getitem__)}
-    if len(val) == len(place):
-        val.remove(max(place, key=place.__getitem__))
-    return {source: "val" if source in val else "train" for source in place}
+    places = np.unique(places)
+    if len(places) < 2:
+        raise UserError("all episodes were cut from one recording: nothing can be held out",
+                        "convert more of the dataset")
+    return min(max(round(val_fraction * 2**64), int(places[0]) + 1), int(places[-1]))
 
 
-def _shared(shards: Sequence[InputShard], seen: Sequence[Sequence[Seen]]) -> tuple[str, ...]:
-    contents: dict[str, set[str]] = {}
-    for shard, records in zip(shards, seen, strict=True):
-        contents.setdefault(shard.split, set()).update(record.content for record in records)
+def _shared(shards: Sequence[InputShard], rows: np.ndarray) -> tuple[str, ...]:
+    by_split: dict[str, list[int]] = {}
+    for shard in shards:
+        by_split.setdefault(shard.split, []).append(shard.unit)
+    used = rows[rows["num_steps"] > 0]
+    contents = {split: np.unique(used["content"][np.isin(used["unit"], units)]) for split, units in by_split.items()}
     findings = []
     for a, b in combinations(contents, 2):
-        common = contents[a] & contents[b]
-        if contents[a] == contents[b]:
-            findings.append(f"{a} and {b} of the source hold the same {len(common)} records")
+        common = len(np.intersect1d(contents[a], contents[b], assume_unique=True))
+        if common and common == len(contents[a]) == len(contents[b]):
+            findings.append(f"{a} and {b} of the source hold the same {common} records")
         elif common:
-            findings.append(f"{a} and {b} of the source share {len(common)} records")
+            findings.append(f"{a} and {b} of the source share {common} records")
     return tuple(findings)
 
 
 def make_table(
-    shards: Sequence[InputShard], seen: Sequence[Sequence[Seen]], val_fraction: float, seed: int, settings: str
+    shards: Sequence[InputShard], rows: np.ndarray, known: Known, val_fraction: float, settings: str
 ) -> SplitTable:
-    """Decide the split from the notes of the first pass, `seen[unit][record]`."""
-    first: dict[str, str] = {}
-    duplicates = {}
-    for shard, records in zip(shards, seen, strict=True):
-        for i, record in enumerate(records):
-            name = record_name(shard, i)
-            if (original := first.setdefault(record.content, name)) != name:
-                duplicates[name] = original
-    sources = [record.source for records in seen for record in records]
-    return SplitTable(settings, assign(sources, val_fraction, seed), duplicates, _shared(shards, seen))
+    """Decide from the rows (`duplicates.ROW`) of all records, in order, and of the episodes that are known already.
+
+    Raises:
+        UserError: fewer than two recordings have an episode that can be used.
+    """
+    earlier = np.concatenate([np.empty(0, ROW), *(held for _, held in known)])
+
+    def name(i: int) -> str:
+        if i >= len(earlier):
+            row = rows[i - len(earlier)]
+            return record_name(shards[row["unit"]], int(row["record"]))
+        ends = np.cumsum([len(held) for _, held in known])
+        folder = known[int(np.searchsorted(ends, i, side="right"))][0]
+        return f"record {earlier[i]['record']} of input shard {earlier[i]['unit']} in {folder}"
+
+    found = {i: o for i, o in find_duplicates(np.concatenate([earlier, rows])).items() if i >= len(earlier)}
+    kept = rows["num_steps"] > 0
+    kept[[i - len(earlier) for i in found]] = False
+    below = threshold(rows["place"][kept], val_fraction)
+    places = np.unique(rows["place"][kept])
+    sources = {"train": int((places >= below).sum()), "val": int((places < below).sum())}
+    duplicates = {name(i): name(o) for i, o in found.items()}
+    return SplitTable(settings, below, sources, duplicates, _shared(shards, rows), _sha256(rows))
 
 
-def read_table(path: Path, settings: str) -> SplitTable | None:
-    """The frozen table, or None when there is none made with these settings."""
-    if not path.is_file():
+def _sha256(rows: np.ndarray) -> str:
+    return hashlib.sha256(rows.tobytes()).hexdigest()
+
+
+def read_table(folder: Path, settings: str) -> SplitTable | None:
+    """The frozen table, or None when there is none made with these settings, or not with its episodes."""
+    try:
+        table = TypeAdapter(SplitTable).validate_python(json.loads((folder / "split.json").read_text()))
+        rows = np.load(folder / "episodes.npy", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
         return None
-    table = TypeAdapter(SplitTable).validate_python(json.loads(path.read_text()))
-    return table if table.settings == settings else None
+    return table if table.settings == settings and table.episodes == _sha256(rows) else None
 
 
-def write_table(path: Path, table: SplitTable) -> None:
-    """Freeze a table."""
-    write_json(path, dataclasses.asdict(table))
+def write_table(folder: Path, table: SplitTable, rows: np.ndarray) -> None:
+    """Freeze a table, and the rows it was made of."""
+    with publish_file(folder / "episodes.npy") as temporary, temporary.open("wb") as file:
+        np.save(file, rows, allow_pickle=False)
+    write_json(folder / "split.json", dataclasses.asdict(table))

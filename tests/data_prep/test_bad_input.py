@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 
+from whale.clips.manifest import read_manifest
+
 
 @pytest.fixture
 def refused(whale, tmp_path):
@@ -63,29 +65,28 @@ def test_a_missing_shard(refused, copy):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_truncated_record(refused, copy, workers):
+def test_what_cannot_be_read_is_quarantined_and_converted_once_it_is_fetched(whale, convert, copy, clips, bytes_of,
+                                                                             tmp_path, workers):
+    out = tmp_path / "out"
     shard = shard_of(copy, 1)
-    shard.write_bytes(shard.read_bytes()[:-1000])
-    error = refused(copy, noted=("notes/00000.json", "notes/00002.json"), workers=workers)
-    assert f"{shard}: record 7 is cut off or damaged" in error
-
-
-def test_files_that_end_too_early_and_what_is_looked_at_again_once_they_are_fetched(refused, copy, convert, tmp_path):
-    shards = [shard_of(copy, 1), shard_of(copy, 2)]
-    whole = [shard.read_bytes() for shard in shards]
-    for shard in shards:
-        shard.write_bytes(b"")
-    noted = ["notes/00000.json"]
-    times = []
-    for shard, content in zip(shards, whole, strict=True):
-        error = refused(copy, noted=noted)
-        assert f"{shard} ends after 0 records, dataset_info.json says 8" in error
-        times.append((tmp_path / "out/notes/00000.json").stat().st_mtime_ns)
-        shard.write_bytes(content)
-        noted.append("notes/00001.json")
-    assert times[0] == times[1]
-    assert "24 episodes" in convert(tmp_path / "out", source=copy).out
-    assert not (tmp_path / "out/notes").exists()
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1000])
+    settings = {"source": copy, "out": out, "camera": "image", "val_fraction": 0.3, "workers": workers}
+    for _ in range(2):
+        ran = whale("convert", **settings)
+        assert ran.code == 1, ran.err
+        assert "skipped: 1 unreadable" in ran.out and f"{shard.name} record 7: unreadable: " in ran.out
+        assert "1 episodes cannot be read" in ran.out and "remove split.json and records/00001.json" in ran.out
+    left_out = json.loads((out / "quarantine.json").read_text())["episodes"]
+    assert [(one["file"], one["record"], one["num_records"]) for one in left_out] == [(shard.name, 7, 1)]
+    assert 0 < left_out[0]["offset"] < len(whole) and read_manifest(out).skipped == {"unreadable": 1}
+    convert(out, source=copy, max_unreadable=1)
+    shard.write_bytes(whole)
+    for name in ("split.json", "records/00001.json"):
+        (out / name).unlink()
+    convert(out, source=copy)
+    names = {name: digest for name, digest in bytes_of(clips).items() if name.endswith((".tar", ".npy"))}
+    assert {name: digest for name, digest in bytes_of(out).items() if name.endswith((".tar", ".npy"))} == names
 
 
 def test_an_unknown_camera_dataset_and_key(refused, rlds):

@@ -70,9 +70,11 @@ def test_no_episode_is_on_both_sides_and_the_report_counts_all(clips):
 def test_bridge_duplicates_are_reported_and_recordings_kept_apart(bridge, convert, whale, tmp_path):
     ran = convert(tmp_path / "clips", source=bridge, camera="image_0", val_fraction=0.25)
     assert "train and val of the source hold the same 25 records" in ran.out
-    assert "val[3] duplicates train[0]" in ran.out and "skipped: 25 duplicate" in ran.out
+    assert "record 3: duplicate: of train[0]" in ran.out and "skipped: 25 duplicate" in ran.out
     report = json.loads((tmp_path / "clips/convert_report.json").read_text())
-    assert len(report["duplicates"]) == 25 and report["splits"]["train"]["sources"] == 3
+    assert report["splits"]["train"]["sources"] == 3
+    left_out = json.loads((tmp_path / "clips/quarantine.json").read_text())["episodes"]
+    assert len(left_out) == 25 and {one["file"] for one in left_out} == {"bridge_dataset-val.tfrecord-00000-of-00001"}
     files = {}
     for split in ("train", "val"):
         reader = ClipReader(tmp_path / "clips", split)

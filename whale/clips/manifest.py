@@ -45,6 +45,10 @@ class UnitRecord:
     shards: tuple[ShardInfo, ...]
     skipped: dict[str, int]
     """Count of episodes left out, by reason."""
+    left_out: tuple[tuple[int, int, int | None, str], ...] = ()
+    """Each of them: index of its record, how many records it stands for, byte offset or None, reason in full."""
+    noted: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Count of episodes that are there, by what they lack."""
 
 
 @dataclasses.dataclass(frozen=True)
