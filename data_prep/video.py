@@ -8,6 +8,7 @@ Frames are decoded at full size and resized as images are: what decord scales wh
 """
 
 import contextlib
+import ctypes
 import functools
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -103,15 +104,25 @@ def _seek(file: Any, stream: Any, index: _Index, time: int) -> None:
     file.seek(int(start), stream=stream)
 
 
+def _import_decord() -> Any:
+    # It asks for its libraries to serve the whole process. Its zlib is an old one, with which no library that is loaded
+    # later decodes PNG images any more (OpenCV, TensorFlow): so it is kept to itself.
+    everywhere, ctypes.RTLD_GLOBAL = ctypes.RTLD_GLOBAL, ctypes.RTLD_LOCAL
+    try:
+        import decord
+    finally:
+        ctypes.RTLD_GLOBAL = everywhere
+    decord.logging.set_level(decord.logging.QUIET)
+    return decord
+
+
 def by_decord(path: str, wanted: Sequence[int]) -> Iterator[np.ndarray]:
     """Frames with these numbers, which are 0, 1, 2 and so on.
 
     Raises:
         RuntimeError: decord cannot open it, or counts otherwise than the file.
     """
-    import decord
-
-    decord.logging.set_level(decord.logging.QUIET)
+    decord = _import_decord()
     try:
         reader = decord.VideoReader(path, num_threads=1)
         if len(reader) != container_info(path).frames:
