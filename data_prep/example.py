@@ -10,7 +10,7 @@ as field 2. Unknown fields are skipped; whatever else does not fit is a ValueErr
 byte, and nothing is allocated that the record does not hold.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -40,18 +40,20 @@ class Example:
     def __init__(self, record: bytes):
         self.record = record
         self.spans: dict[str, list[Span]] = {}
-        for start, stop in _messages(record, 0, len(record), 1):
-            for entry in _messages(record, start, stop, 1):
-                self._enter(*entry)
+        for _, start, stop in _messages(record, 0, len(record), (1,)):
+            for _, first, last in _messages(record, start, stop, (1,)):
+                self._enter(first, last)
 
     def _enter(self, start: int, stop: int) -> None:
         """Note a map entry; of two with one key the later counts, as everywhere in protobuf."""
-        key, spans = "", []
-        for number, wire, first, last in _fields(self.record, start, stop):
-            if number == 1 and wire == BYTES:
+        key, spans = None, list[Span]()
+        for number, first, last in _messages(self.record, start, stop, (1, 2)):
+            if number == 1:
                 key = self.record[first:last].decode()
-            elif number == 2 and wire == BYTES:
-                spans += _lists(self.record, first, last)
+            else:
+                spans += [Span(KINDS[kind], *span) for kind, *span in _messages(self.record, first, last, KINDS)]
+        if key is None:
+            raise ValueError("a feature has no name")
         self.spans[key] = spans
 
     def _spans(self, key: str, kind: str) -> list[Span]:
@@ -66,7 +68,7 @@ class Example:
         """The values of a `bytes_list`, in order."""
         values = []
         for _, start, stop in self._spans(key, "bytes"):
-            values += [self.record[first:last] for first, last in _messages(self.record, start, stop, 1)]
+            values += [self.record[first:last] for _, first, last in _messages(self.record, start, stop, (1,))]
         return values
 
     def floats(self, key: str) -> NDArray[np.float32]:
@@ -144,17 +146,10 @@ def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int
         yield number, wire, start, at
 
 
-def _messages(data: bytes, at: int, end: int, wanted: int) -> Iterator[tuple[int, int]]:
-    """Where the messages (or strings) in field `wanted` start and stop."""
+def _messages(data: bytes, at: int, end: int, wanted: Container[int]) -> Iterator[tuple[int, int, int]]:
+    """Messages (or strings) in fields of these numbers: the number, and where it starts and stops."""
     for number, wire, start, stop in _fields(data, at, end):
-        if number == wanted:
+        if number in wanted:
             if wire != BYTES:
                 raise ValueError(f"field {number} has wire type {wire}")
-            yield start, stop
-
-
-def _lists(data: bytes, at: int, end: int) -> Iterator[Span]:
-    """The lists of a Feature; a list in several parts is to be joined."""
-    for number, wire, start, stop in _fields(data, at, end):
-        if number in KINDS and wire == BYTES:
-            yield Span(KINDS[number], start, stop)
+            yield number, start, stop

@@ -2,8 +2,8 @@
 
 TFDS writes nested features under keys joined with `/`. What lies in one sequence (or in `steps`, a dataset) is stored
 one behind the other. In two or more sequences it is ragged: `<key>/ragged_flat_values`, and row lengths from the
-outside, `<key>/ragged_row_lengths_0` and so on. A tensor may be stored as bytes, plain or ZLIB-compressed; if more than one of its
-dimensions is unknown, `<key>/value` holds the bytes and `<key>/shape` the shape.
+outside, `<key>/ragged_row_lengths_0` and so on. A tensor may be stored as bytes, plain or ZLIB-compressed; if more
+than one of its dimensions is unknown, `<key>/value` holds the bytes and `<key>/shape` the shape.
 """
 
 import math
@@ -67,7 +67,7 @@ def read_tree(description: dict[str, Any], where: str) -> Tree:
     except NotImplementedError as error:
         remedy = "read it with tensorflow-datasets: `reader=tfds`"
         raise UserError(f"{where} has a feature that this reader does not know: {error}", remedy) from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{where} cannot be understood: {error!r}", "fetch the dataset again") from None
 
 

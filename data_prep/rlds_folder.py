@@ -35,7 +35,7 @@ def read_description(folder: str) -> tuple[str, dict[str, Any], tuple[InputShard
                 "group its records into episodes first; RLDS has one episode a record, with a dataset of `steps`",
             )
         return info["name"], description, _shards(folder, info, inside)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         problem = f"the description of {folder} cannot be understood: {error!r}"
         raise UserError(problem, "fetch dataset_info.json and features.json again") from None
 

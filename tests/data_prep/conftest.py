@@ -9,7 +9,9 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -165,6 +167,13 @@ def clips(convert, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("converted") / "clips"
     convert(out)
     return out
+
+
+@pytest.fixture(scope="session")
+def oracle():
+    """Run a function of tests/tfds_oracle.py in a process that lives on."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        yield lambda function, *arguments: pool.submit(function, *arguments).result(timeout=120)
 
 
 @pytest.fixture
