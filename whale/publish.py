@@ -82,8 +82,13 @@ def _settle(path: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def json_text(value: Any) -> str:
+    """Indented JSON with sorted keys, so that equal values are equal bytes; NaN is refused."""
+    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Publish `value` as indented JSON with sorted keys, so that equal values are equal bytes; NaN is refused."""
-    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    """Publish `value` as `json_text`."""
+    text = json_text(value)
     with publish_file(path) as temporary:
         temporary.write_text(text)

@@ -60,6 +60,6 @@ def test_a_damaged_header_is_noticed(make_clip, at, bit):
 
 def test_another_format_version_is_refused(make_clip):
     members = encode(make_clip(1))
-    members["json"] = members["json"].replace(b'"format_version": 1', b'"format_version": 2')
-    with pytest.raises(ValueError, match="format version 2"):
+    members["json"] = members["json"].replace(b'"format_version": 2', b'"format_version": 1')
+    with pytest.raises(ValueError, match="format version 1"):
         decode(members)

@@ -10,6 +10,7 @@ import torch
 
 from whale.actions import ActionStatus
 from whale.clips.loader import ClipLoader, DataConfig, DataSource
+from whale.clips.open_files import OpenFiles
 from whale.clips.reader import ClipReader
 from whale.clips.stats import read_scale
 from whale.config import configclass, load_config
@@ -50,7 +51,7 @@ def test_an_epoch_has_every_clip_once(toy_folder, ranks, workers):
     whole = [heads[f[0].numpy().tobytes()] for f in epoch["frames"] if f[0].numpy().tobytes() in heads]
     assert sorted(whole) == sorted(heads.values())
     loader = ClipLoader(config_of(toy_folder), "train")
-    assert sorted(loader._samples.mixture.at(p)[1] for p in range(23)) == list(range(23))
+    assert sorted(loader._batches.mixture.at(p)[1] for p in range(23)) == list(range(23))
     assert loader.epoch_length == 23
 
 
@@ -78,7 +79,7 @@ def test_windows_are_runs_of_their_clip_and_line_up(toy_folder):
     batch = next(loader.batches())
     starts = set()
     for row in range(23):
-        clip = reader.read(loader._samples.mixture.at(row)[1])
+        clip = reader.read(loader._batches.mixture.at(row)[1])
         steps = clip.num_frames
         valid = batch["valid"][row].numpy()
         length = min(6, steps)
@@ -139,7 +140,7 @@ def test_two_sources_number_their_datasets_by_name(tmp_path, make_clip, make_fol
 def test_a_limit_takes_the_first_clips(toy_folder):
     source = DataSource(folder=toy_folder, clips=3)
     loader = ClipLoader(DataConfig(sources=(source,), frames=4, batch=3, workers=0), "train")
-    assert sorted(loader._samples.mixture.at(p)[1] for p in range(3)) == [0, 1, 2]
+    assert sorted(loader._batches.mixture.at(p)[1] for p in range(3)) == [0, 1, 2]
     with pytest.raises(UserError, match="24 are asked for"):
         ClipLoader(DataConfig(sources=(DataSource(folder=toy_folder, clips=24),), frames=4, batch=3), "train")
 
@@ -166,9 +167,9 @@ def test_a_clip_damaged_on_disk_is_an_error_for_the_user(toy_folder, tmp_path, w
     for shard in folder.glob("train-*.tar"):
         shard.write_bytes(bytes(shard.stat().st_size))
     loader = ClipLoader(config_of(toy_folder, batch=23, workers=workers), "train")
-    for reader in loader._samples.readers:
+    for reader in loader._batches.readers:
         reader.folder = folder  # the damage comes after the loader has looked at its first clip
-        reader._files.clear()
+        reader.files = OpenFiles()
     with pytest.raises(UserError, match=r"train-0000\d-00\d\.tar at byte \d+ is damaged"):
         next(loader.batches())
 

@@ -75,18 +75,18 @@ def test_damage_inside_a_shard_names_the_clip(copy):
     shard = copy / read_manifest(copy).of_split("train")[0].name
     reader = ClipReader(copy, "train")
     raw = bytearray(shard.read_bytes())
-    raw[int(reader._indices[0]["offset"][2]) + 3] ^= 255
+    raw[int(reader.index["offset"][2]) + 3] ^= 255
     shard.write_bytes(raw)
     reader.read(1)
-    with pytest.raises(UserError, match=rf"clip 2 in .*{shard.name} at byte \d+ is damaged"):
+    with pytest.raises(UserError, match=rf"clip 00000000002 in .*{shard.name} at byte \d+ is damaged"):
         reader.read(2)
 
 
 def test_other_versions_and_changed_manifests_are_refused(copy):
     path = copy / "manifest.json"
     values = json.loads(path.read_text())
-    path.write_text(json.dumps(values | {"format_version": 2}))
-    with pytest.raises(UserError, match="format version 2"):
+    path.write_text(json.dumps(values | {"format_version": 3}))
+    with pytest.raises(UserError, match="format version 3"):
         read_manifest(copy)
     path.write_text(json.dumps(values | {"dataset": "other"}))
     with pytest.raises(UserError, match="own hash"):

@@ -102,7 +102,7 @@ def test_verify_names_the_damage(tokens, capsys):
     reader = ClipReader(tokens, "train")
     shard = tokens / reader.shards[0].name
     raw = bytearray(shard.read_bytes())
-    offset = int(reader._indices[0]["offset"][1])
+    offset = int(reader.index["offset"][1])
     raw[offset + 600] ^= 4  # inside the JSON member, or its header
     shard.write_bytes(raw)
     with pytest.raises(UserError, match=shard.name):

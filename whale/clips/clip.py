@@ -11,7 +11,7 @@ import numpy as np
 
 from whale.actions import ACTION_DIM, ActionStatus
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class ActionType(str, Enum):
@@ -54,6 +54,8 @@ class ClipInfo:
     source: Source
     tokenizer: str | None
     """Fingerprint of the tokenizer that made the tokens; None for pixels."""
+    action_frame: str = "base"
+    """Frame of the end-effector deltas: `base` (of the robot) or `tool` (of the end effector before the action)."""
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,31 @@
-"""The member index beside each shard (`<shard>.idx.npy`): where every clip lies, so that one `pread` fetches it."""
+"""The member index beside each shard (`<shard>.idx.npy`): where every clip and its arrays lie.
 
-import os
+With it, what training needs of a clip is fetched by one `pread` and without parsing.
+"""
+
+import zlib
 from pathlib import Path
 
 import numpy as np
 
-from whale.clips.codec import BLOCK_BYTES, END_OF_TAR, from_tar
+from whale.actions import ACTION_DIM
+from whale.clips.clip import ActionType, Clip
+from whale.clips.codec import BLOCK_BYTES, BODIES, END_OF_TAR, entries, npy_layout
 from whale.errors import UserError
 
-INDEX_DTYPE = np.dtype([("offset", "<u8"), ("length", "<u8"), ("num_frames", "<u4"), ("key", "<u8")])
-"""One row a clip: byte offset and length of its consecutive tar entries, T, and the number that is its key."""
+INDEX_DTYPE = np.dtype([
+    ("offset", "<u8"), ("length", "<u8"), ("key", "<u8"), ("head", "<u4"), ("num_frames", "<u4"),
+    ("body_at", "<u4"), ("body_bytes", "<u4"), ("frame_tokens", "<u4"), ("proprio_dim", "<u4"),
+    ("actions_at", "<u4"), ("flags_at", "<u4"), ("rewards_at", "<u4"), ("proprio_at", "<u4"),
+    ("control_period_sec", "<f4"), ("action_type", "u1"), ("action_status", "u1", (ACTION_DIM,)),
+    ("head_crc32", "<u4"), ("crc32", "<u4"),
+])  # fmt: skip
+"""One row a clip; FORMAT.md says what the columns mean."""
+
+FACTS_BYTES = INDEX_DTYPE.fields["head_crc32"][1]  # type: ignore[index]
+"""Bytes of a row before its checksums, which cover them too."""
+
+REMEDY = "run `whale data_prep verify`, then the task that wrote the shard again"
 
 
 def index_path(shard: Path) -> Path:
@@ -22,6 +38,35 @@ def key_name(key: int) -> str:
     return f"{key:011d}"
 
 
+def make_row(offset: int, key: int, raw: bytes, clip: Clip) -> tuple:
+    """The row of a clip whose entries `raw` lie at `offset` in their shard, in the order of INDEX_DTYPE.
+
+    Raises:
+        ValueError: `raw` are not entries of a clip with this key.
+    """
+    at = dict.fromkeys(("json", "actions.npy", "flags.npy", "rewards.npy", "proprio.npy"), 0)
+    columns, head, body_at, body_bytes = {}, 0, 0, 0
+    for entry in entries(raw):
+        if entry.key != key_name(key):
+            raise ValueError(f"it has the key {entry.key}, not {key_name(key)}")
+        content = raw[entry.at : entry.at + entry.size]
+        inner, shape, _ = npy_layout(content) if entry.extension.endswith(".npy") else (0, (), None)
+        columns[entry.extension] = shape[1] if len(shape) == 2 else 0
+        if entry.extension in BODIES:
+            head, body_at, body_bytes = entry.at - BLOCK_BYTES, entry.at + inner, entry.size - inner
+        else:
+            at[entry.extension] = entry.at + inner
+    info = clip.info
+    row = np.zeros((), INDEX_DTYPE)
+    row[()] = (
+        offset, len(raw), key, head, clip.num_frames, body_at, body_bytes, columns.get("tokens.npy", 0),
+        columns.get("proprio.npy", 0), *list(at.values())[1:],
+        info.control_period_sec, list(ActionType).index(info.action_type), info.action_status, 0, 0,
+    )  # fmt: skip
+    head_crc32 = zlib.crc32(raw[:head], zlib.crc32(row.tobytes()[:FACTS_BYTES]))
+    return (*row.item()[:-2], head_crc32, zlib.crc32(raw[head:], head_crc32))
+
+
 def open_index(shard: Path) -> np.ndarray:
     """The index of a shard, memory-mapped, with dtype INDEX_DTYPE.
 
@@ -29,30 +74,14 @@ def open_index(shard: Path) -> np.ndarray:
         UserError: the index is missing, is not one, or does not cover the shard to its end.
     """
     path = index_path(shard)
-    remedy = "run `whale data_prep verify`, then the task that wrote the shard again"
     try:
         index = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"the index {path} cannot be read: {error}", remedy) from None
+        raise UserError(f"the index {path} cannot be read: {error}", REMEDY) from None
     if index.dtype != INDEX_DTYPE or index.ndim != 1 or len(index) == 0:
-        raise UserError(f"{path} holds {index.dtype} {index.shape}, which is no clip index", remedy)
-    end = int(index["offset"][-1] + index["length"][-1]) + len(END_OF_TAR)
+        raise UserError(f"{path} is no clip index of this format version", REMEDY)
+    end = int(index["offset"][-1]) + int(index["length"][-1]) + len(END_OF_TAR)
     if not shard.is_file() or shard.stat().st_size != end:
         found = f"has {shard.stat().st_size} bytes" if shard.is_file() else "is missing"
-        raise UserError(f"the shard {shard} {found}, its index says {end} bytes", remedy)
+        raise UserError(f"the shard {shard} {found}, its index says {end} bytes", REMEDY)
     return index
-
-
-def read_raw(descriptor: int, row: np.void) -> tuple[str, dict[str, bytes]]:
-    """Key and members of the clip at `row` of the index, by one `pread` (which keeps no position: safe across forks).
-
-    Raises:
-        ValueError: the bytes there are not that clip.
-    """
-    raw = os.pread(descriptor, int(row["length"]), int(row["offset"]))
-    if len(raw) != row["length"] or len(raw) % BLOCK_BYTES:
-        raise ValueError(f"{len(raw)} bytes where the index says {row['length']}")
-    key, members = from_tar(raw)
-    if key != key_name(int(row["key"])):
-        raise ValueError(f"the index says clip {key_name(int(row['key']))}, the shard holds {key}")
-    return key, members

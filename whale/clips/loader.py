@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from whale.actions import ActionScale
+from whale.clips.batch import BatchReader
 from whale.clips.mixture import Mixture
+from whale.clips.open_files import OpenFiles
 from whale.clips.reader import ClipReader
 from whale.clips.stats import read_scale
-from whale.clips.window import window_arrays
 from whale.config import configclass
 from whale.errors import UserError
 from whale.worker import begin_loading
@@ -78,42 +77,6 @@ class OrderState:
     """CRC-32 of what decides the order: manifests, weights, limits, split."""
 
 
-class _Samples:
-    """Map-style dataset from a global position to a window's arrays; sent to the workers.
-
-    A UserError is returned, not raised: the DataLoader would raise a RuntimeError with a traceback in its place.
-    """
-
-    def __init__(self, config: DataConfig, readers: list[ClipReader], sizes: list[int], scales: dict[str, ActionScale]):
-        self.config, self.readers, self.scales = config, readers, scales
-        self.mixture = Mixture(sizes, [source.weight for source in config.sources], config.seed)
-        self.names = list(scales)
-
-    def __getitem__(self, position: int) -> dict[str, np.ndarray] | UserError:
-        source, k = self.mixture.at(position)
-        try:
-            clip = self.readers[source].read(k)
-        except UserError as error:
-            return error
-        start = self.mixture.offset(position, max(1, clip.num_frames - self.config.frames + 1))
-        arrays = window_arrays(clip, start, self.config.frames, self.scales[clip.info.dataset])
-        arrays["embodiment"] = np.array(self.names.index(clip.info.dataset), np.int64)
-        arrays["position"] = np.array(position, np.int64)
-        return arrays
-
-
-def _collate(samples: list[dict[str, np.ndarray] | UserError]) -> dict[str, Any] | UserError:
-    """Stack samples into a batch of tensors; of samples with errors, the first error."""
-    import torch
-
-    arrays = []
-    for sample in samples:
-        if isinstance(sample, UserError):
-            return sample
-        arrays.append(sample)
-    return {name: torch.from_numpy(np.stack([sample[name] for sample in arrays])) for name in arrays[0]}
-
-
 def _find_scales(config: DataConfig, given: dict[str, ActionScale] | None) -> dict[str, ActionScale]:
     """Scale by dataset, in the order of the embodiment numbers."""
     found: dict[str, ActionScale] = {}
@@ -132,7 +95,7 @@ def _frame_shape(reader: ClipReader) -> tuple[str | None, tuple[int, ...]]:
     clip = reader.read(0)
     frames = clip.frames if clip.frames is not None else clip.tokens
     assert frames is not None
-    return clip.info.tokenizer, frames.shape[1:]
+    return reader.manifest.tokenizer, frames.shape[1:]
 
 
 class ClipLoader:
@@ -159,7 +122,8 @@ class ClipLoader:
             raise UserError(f"a global batch of {config.batch} clips does not divide by {world_size} ranks",
                             f"choose a multiple of {world_size} for `batch`")
         self.config, self.rank, self.world_size = config, rank, world_size
-        readers = [ClipReader(source.folder, split) for source in config.sources]
+        files = OpenFiles()
+        readers = [ClipReader(source.folder, split, files=files) for source in config.sources]
         self.sizes = [self._size(source, reader) for source, reader in zip(config.sources, readers, strict=True)]
         first = _frame_shape(readers[0])
         for source, reader in zip(config.sources, readers, strict=True):
@@ -170,7 +134,10 @@ class ClipLoader:
         self.tokenizer, self.frame_shape = first
         self.scales = _find_scales(config, scales)
         self.datasets = list(self.scales)
-        self._samples = _Samples(config, readers, self.sizes, self.scales)
+        self._mixture = Mixture(self.sizes, [source.weight for source in config.sources], config.seed)
+        self._batches = BatchReader(
+            readers, self._mixture, self.scales, config.batch // world_size, config.frames, self.frame_shape
+        )
         order = [(r.manifest.hash, s.weight, s.clips, split) for s, r in zip(config.sources, readers, strict=True)]
         self.fingerprint = zlib.crc32(repr(order).encode())
 
@@ -209,20 +176,24 @@ class ClipLoader:
         import torch
         from torch.utils.data import DataLoader
 
-        workers = self.config.workers
-        loader: DataLoader = DataLoader(
-            self._samples,  # type: ignore[arg-type]
-            batch_sampler=self._rank_positions(start_position),  # type: ignore[arg-type]
-            num_workers=workers,
-            collate_fn=_collate,
-            prefetch_factor=4 if workers else None,
+        todo = self._rank_positions(start_position)
+        if not self.config.workers:
+            yield from (self._batches.unpack(self._batches[positions]) for positions in todo)
+        # This process reads the first batch itself, and the second while the workers start: training need not wait.
+        yield self._batches.unpack(self._batches[next(todo)])
+        second = next(todo)
+        ahead = iter(DataLoader(
+            self._batches,  # type: ignore[arg-type]
+            sampler=todo,  # type: ignore[arg-type]
+            batch_size=None,
+            num_workers=self.config.workers,
+            prefetch_factor=4,
             worker_init_fn=begin_loading,
             pin_memory=torch.cuda.is_available(),
-        )
-        for batch in loader:
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
+            generator=torch.Generator(),  # the workers' seeds, which are not used, take nothing from the process's own
+        ))  # fmt: skip
+        yield self._batches.unpack(self._batches[second])
+        yield from map(self._batches.unpack, ahead)
 
     def state(self, position: int) -> OrderState:
         """Where a run stands that has drawn `position` samples over all ranks."""

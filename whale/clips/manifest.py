@@ -7,6 +7,7 @@ after its shards; when all are there, the manifest is made from them, and its pr
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from whale.errors import UserError
 from whale.publish import write_json
 
 SPLITS = ("train", "val")
+_SHARD_NAME = re.compile(r"(train|val)-\d{5,}-\d{3,}\.tar")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,8 @@ class ShardInfo:
     num_bytes: int
     num_clips: int
     num_frames: int
+    index_sha256: str
+    """Of its member index."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,15 +130,18 @@ def derive_manifest(records: Sequence[UnitRecord], dataset: str, tokenizer: str 
     return dataclasses.replace(draft, hash=hash_of(values))
 
 
-def publish_manifest(folder: Path, manifest: Manifest) -> None:
-    """Publish `manifest.json`: last of all, for it says that the folder is complete."""
-    splits = {
+def _sums(manifest: Manifest) -> dict[str, dict[str, int]]:
+    return {
         split: {"clips": sum(s.num_clips for s in manifest.of_split(split)),
                 "frames": sum(s.num_frames for s in manifest.of_split(split)),
                 "shards": len(manifest.of_split(split))}
         for split in SPLITS
     }
-    write_json(folder / "manifest.json", dataclasses.asdict(manifest) | {"splits": splits})
+
+
+def publish_manifest(folder: Path, manifest: Manifest) -> None:
+    """Publish `manifest.json`: last of all, for it says that the folder is complete."""
+    write_json(folder / "manifest.json", dataclasses.asdict(manifest) | {"splits": _sums(manifest)})
 
 
 def write_manifest(folder: Path, dataset: str, tokenizer: str | None, num_units: int) -> Manifest:
@@ -159,18 +166,20 @@ def read_manifest(folder: Path) -> Manifest:
                         "check the path, or run `whale data_prep convert` (or tokenize) to its end")
     again = "write the clips again with this version of `whale data_prep`"
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_bytes())
         version = values["format_version"]
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is not a clip manifest", again) from None
     if version != FORMAT_VERSION:
         raise UserError(f"{path} has format version {version!r}; this code reads version {FORMAT_VERSION}", again)
-    values.pop("splits", None)
+    sums = values.pop("splits", None)
     try:
         manifest = TypeAdapter(Manifest).validate_python(values)
     except ValidationError as error:
         raise UserError(f"{path} is not a clip manifest: {error}", again) from None
     del values["hash"]
-    if hash_of(values) != manifest.hash:
+    if hash_of(values) != manifest.hash or sums != _sums(manifest):
         raise UserError(f"{path} does not match its own hash: it was changed after it was written", again)
+    if strange := [shard.name for shard in manifest.shards if not _SHARD_NAME.fullmatch(shard.name)]:
+        raise UserError(f"{path} names the shard {strange[0]!r}, which is no name of this format", again)
     return manifest

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from whale.clips.shuffle import key_of, permute
+from whale.clips.shuffle import Index, key_of, permute
 from whale.errors import UserError
 
 BLOCK = 1024
@@ -71,6 +71,18 @@ class Mixture:
         epoch, index = divmod(draw, self.sizes[source])
         return source, permute(index, self.sizes[source], key_of(self.seed, 2, source, epoch))
 
-    def offset(self, position: int, choices: int) -> int:
-        """A number in [0, choices) for a position: where its window starts in a longer clip."""
+    def at_each(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`at` of int64 positions [N], as two int64 arrays [N]."""
+        blocks, slots = np.divmod(positions, BLOCK)
+        sources, rank = np.empty_like(positions), np.empty_like(positions)
+        for block in np.unique(blocks).tolist():
+            here = blocks == block
+            sources[here], rank[here] = (values[slots[here]] for values in self._layout(block))
+        sizes = np.array(self.sizes)[sources]
+        epochs, index = np.divmod(blocks * self.counts[sources] + rank, sizes)
+        keys = key_of(self.seed, 2, sources.astype(np.uint64), epochs.astype(np.uint64))
+        return sources, permute(index.astype(np.uint64), sizes.astype(np.uint64), keys).astype(np.int64)
+
+    def offset(self, position: Index, choices: Index) -> Index:
+        """A number in [0, choices) for a position: where its window starts in a longer clip. Ints, or uint64 arrays."""
         return key_of(self.seed, 3, position) % choices

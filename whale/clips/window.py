@@ -1,49 +1,56 @@
-"""A clip cut or padded to a window of fixed length, as the arrays that training takes."""
+"""Clips cut or padded to windows of fixed length, a batch at a time, as the arrays that training takes."""
+
+from dataclasses import dataclass
 
 import numpy as np
 
-from whale.actions import ActionScale, ActionStatus
-from whale.clips.clip import ActionType, Clip
+from whale.actions import ACTION_DIM, ActionStatus
+from whale.clips.index import INDEX_DTYPE
 
 
-def _fit(array: np.ndarray, start: int, length: int) -> np.ndarray:
-    """`array[start : start + length]` along the first axis, padded with zeros to `length`."""
-    part = array[start : start + length]
-    if len(part) == length:
-        return part
-    return np.concatenate([part, np.zeros((length - len(part), *part.shape[1:]), part.dtype)])
+@dataclass(frozen=True)
+class Windows:
+    """T consecutive steps of each of B clips as they stand in the shards; what lies behind a clip's end is zero."""
+
+    rows: np.ndarray
+    """INDEX_DTYPE [B]."""
+    starts: np.ndarray
+    """int64 [B]: the step of its clip that a window begins with."""
+    actions: np.ndarray
+    """float32 [B, T, 7], physical units."""
+    flags: np.ndarray
+    """bool [B, T, 4]: `is_first`, `is_last`, `is_terminal`, `action_known`."""
+    rewards: np.ndarray
+    """float32 [B, T]; zero where the clip has none."""
+    body: np.ndarray | None
+    """Frames uint8 [B, T, H, W, 3] or tokens uint16 [B, T, S]; None for the numbers alone."""
+
+    @classmethod
+    def zeros(cls, starts: np.ndarray, length: int, body: np.ndarray | None) -> "Windows":
+        """Windows of `length` steps to be filled; `body` may hold anything."""
+        size = len(starts)
+        return cls(
+            rows=np.zeros(size, INDEX_DTYPE), starts=starts, actions=np.zeros((size, length, ACTION_DIM), np.float32),
+            flags=np.zeros((size, length, 4), bool), rewards=np.zeros((size, length), np.float32), body=body,
+        )  # fmt: skip
 
 
-def window_arrays(clip: Clip, start: int, length: int, scale: ActionScale) -> dict[str, np.ndarray]:
-    """Steps start to start + length - 1 of a clip; what lies behind its end is zero and not `valid`.
+def fill_masks(windows: Windows, out: dict[str, np.ndarray]) -> None:
+    """Write what follows from windows, apart from actions and frames, to the arrays of a batch (`ClipLoader.batches`).
 
     `terminated[t]` says whether the frame after `actions[t]` is terminal: it is known only where that frame is in the
     window. A reward is known where an action was applied.
     """
-    steps = clip.num_frames
-    valid = _fit(np.ones(steps, bool), start, length)
-    status = np.array(clip.info.action_status, np.int64)
-    known = _fit(clip.action_known, start, length)
-    mask = known[:, None] & (status == ActionStatus.ACTUATED)
-    actions = scale.scale(_fit(clip.actions, start, length))
-    has_next = np.append(valid[1:], False)
-    terminal = _fit(clip.is_terminal, start, length)
-    rewards = np.zeros(steps, np.float32) if clip.rewards is None else clip.rewards
-    arrays = {
-        "actions": np.where(mask, actions, np.float32(0.0)),
-        "action_mask": mask,
-        "action_status": status,
-        "action_type": np.array(list(ActionType).index(clip.info.action_type), np.int64),
-        "rewards": _fit(rewards, start, length),
-        "reward_mask": valid & known & ~_fit(clip.is_last, start, length) & (clip.rewards is not None),
-        "terminated": np.append(terminal[1:], False) & has_next,
-        "terminated_mask": has_next,
-        "valid": valid,
-        "control_period_sec": np.float32(clip.info.control_period_sec),
-    }
-    if clip.frames is not None:
-        arrays["frames"] = _fit(clip.frames, start, length)
-    else:
-        assert clip.tokens is not None
-        arrays["tokens"] = _fit(clip.tokens, start, length).astype(np.int64)
-    return arrays
+    rows, flags = windows.rows, windows.flags
+    _, is_last, terminal, known = (flags[..., column] for column in range(4))
+    left = rows["num_frames"].astype(np.int64) - windows.starts
+    valid, has_next = out["valid"], out["terminated_mask"]
+    valid[:] = np.arange(valid.shape[1]) < left[:, None]
+    has_next[:, :-1], has_next[:, -1] = valid[:, 1:], False
+    out["terminated"][:, :-1], out["terminated"][:, -1] = terminal[:, 1:] & has_next[:, :-1], False
+    out["action_status"][:] = rows["action_status"]
+    out["action_mask"][:] = known[..., None] & (rows["action_status"] == ActionStatus.ACTUATED)[:, None]
+    out["rewards"][:] = windows.rewards
+    out["reward_mask"][:] = valid & known & ~is_last & (rows["rewards_at"] != 0)[:, None]
+    for name in ("action_type", "control_period_sec"):
+        out[name][:] = rows[name]

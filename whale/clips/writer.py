@@ -5,6 +5,7 @@ restart.
 """
 
 import hashlib
+import io
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from whale.clips.clip import Clip
 from whale.clips.codec import END_OF_TAR, encode, to_tar
-from whale.clips.index import INDEX_DTYPE, index_path, key_name
+from whale.clips.index import INDEX_DTYPE, index_path, key_name, make_row
 from whale.clips.manifest import ShardInfo
 from whale.publish import publish_file, temporary_name
 
@@ -26,8 +27,8 @@ class Shard:
 
     def __init__(self, path: Path, split: str):
         self.path, self.split = path, split
-        self.rows: list[tuple[int, int, int, int]] = []
-        self.num_bytes = 0
+        self.rows: list[tuple] = []
+        self.num_bytes = self.num_frames = 0
         self._sha256 = hashlib.sha256()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file: BinaryIO = temporary_name(path).open("wb")
@@ -40,22 +41,28 @@ class Shard:
     def add(self, key: int, clip: Clip) -> None:
         """Append a clip."""
         raw = to_tar(key_name(key), encode(clip))
-        self.rows.append((self.num_bytes, len(raw), clip.num_frames, key))
+        self.rows.append(make_row(self.num_bytes, key, raw, clip))
+        self.num_frames += clip.num_frames
         self._write(raw)
 
     def finish(self) -> ShardInfo:
         """End the tar; it keeps its temporary name."""
         self._write(END_OF_TAR)
         self._file.close()
-        frames = sum(row[2] for row in self.rows)
-        return ShardInfo(self.path.name, self.split, self._sha256.hexdigest(), self.num_bytes, len(self.rows), frames)
+        return ShardInfo(self.path.name, self.split, self._sha256.hexdigest(), self.num_bytes, len(self.rows),
+                         self.num_frames, hashlib.sha256(self._index()).hexdigest())
+
+    def _index(self) -> bytes:
+        buffer = io.BytesIO()
+        np.save(buffer, np.array(self.rows, INDEX_DTYPE), allow_pickle=False)
+        return buffer.getvalue()
 
     def publish(self) -> None:
         """Give the finished tar its name, and then its index."""
         with publish_file(self.path):
             pass  # written under the temporary name already
-        with publish_file(index_path(self.path)) as temporary, temporary.open("wb") as file:
-            np.save(file, np.array(self.rows, INDEX_DTYPE), allow_pickle=False)
+        with publish_file(index_path(self.path)) as temporary:
+            temporary.write_bytes(self._index())
 
     def discard(self) -> None:
         """Leave nothing behind."""

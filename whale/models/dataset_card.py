@@ -1,12 +1,11 @@
 """What a model must know of one dataset to act on it: read from a folder of clips, kept in the model's config."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from whale.actions import ActionScale
 from whale.clips.reader import ClipReader
-from whale.clips.stats import read_scale
+from whale.clips.stats import read_scale, read_stats
 from whale.config import configclass
 from whale.errors import UserError
 
@@ -39,7 +38,7 @@ class DatasetCard:
 def dataset_card(folder: Path) -> tuple[str, DatasetCard]:
     """Name and card of the dataset in a folder of clips, from its `stats.json` and its first clip."""
     name, scale = read_scale(folder)
-    rewards = json.loads((folder / "stats.json").read_text())["rewards"]
+    rewards = read_stats(folder)["rewards"]
     info = ClipReader(folder, "train").read(0, with_frames=False).info
     varied = rewards is not None and rewards["std"] > 1e-8
     return name, DatasetCard(
