@@ -34,7 +34,10 @@ HEAVY = {
     "matplotlib": ("eval/plots.py",),
 }
 LIGHT = {"numpy", "torch", "PIL", "pydantic", "yaml", "safetensors", "whale"}
-TABLES = {"data_prep/oxe/registry.py", "data_prep/oxe/transforms.py", "data_prep/oxe/mixtures.py"}
+TABLES = {
+    f"data_prep/oxe/{name}.py"
+    for name in ("registry", "registry_arms", "registry_franka", "registry_rtx", "transforms", "mixtures")
+}
 """Tables of Open X-Embodiment datasets: data, not counted as program."""
 
 

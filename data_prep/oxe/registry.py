@@ -1,66 +1,60 @@
-"""The datasets this project can read, by their names in Open X-Embodiment."""
+"""The datasets this project can read, by their names in Open X-Embodiment.
 
-from whale.data_prep.oxe.spec import ActionSpec, DatasetSpec, Frame, Motion, Part, PoseSpec
+The tables lie in `registry_*.py`. What they hold is what others published; where that is silent or contradicts itself,
+`sources` says so, and one rule decides. A recorded command is used where its unit, its axes and its kind are known.
+Otherwise motion is the reached one, from poses or by the kinematics of recorded joints: it needs none of the three, and
+is what the frames show. Where not even that is to be had, the command is read as most loaders read it, or, if they
+disagree, the dimension is unknown, and masked. `audit` puts each entry to the proof.
+"""
+
+import difflib
+from dataclasses import replace
+
+from whale.data_prep.oxe import registry_arms, registry_franka, registry_rtx
+from whale.data_prep.oxe.registry_facts import cols
+from whale.data_prep.oxe.spec import ActionSpec, DatasetSpec, Frame
 from whale.errors import UserError
 
-_SPECS = (
-    DatasetSpec(
-        name="tabletop",
-        cameras={"image": "external"},
-        control_period_sec=0.2,
-        action=ActionSpec(
-            frame=Frame.BASE, position=Part(key="action", size=3), gripper=Part(key="action", first=6, size=1),
-        ),
-        proprio=(Part(key="observation/state"),),
-        has_rewards=True,
-        success="success",
-        source_keys=("file_path",),
-        episode_keys=("file_path",),
-        embodiment="simulated arm",
-        licence="Apache-2.0",
-        sources=("Written by `data_prep collect` from whale/sim/tabletop.py, which is the source of every fact here.",),
-    ),
-    DatasetSpec(
-        name="bridge_dataset",
-        cameras={"image_0": "external", "image_1": "external", "image_2": "external", "image_3": "external"},
-        control_period_sec=0.2,
-        action=ActionSpec(motion=Motion.REACHED, gripper=Part(key="action", first=6, size=1)),
-        pose=PoseSpec(
-            position=Part(key="observation/state", size=3), rotation=Part(key="observation/state", first=3, size=3),
-        ),
-        proprio=(Part(key="observation/state"),),
-        source_keys=("file_path",),
-        episode_keys=("file_path", "episode_id"),
-        embodiment="WidowX 250",
-        licence="MIT (the debug excerpt in octo-models/octo); CC BY 4.0 (BridgeData)",
-        sources=(
-            "5 Hz: LeRobot's openx/configs.yaml. Seen in the data: states move by about one command a step.",
-            "State is x, y, z (m), roll, pitch, yaw (rad), gripper, in the frame of the base: POS_EULER in Octo's "
-            "oxe_dataset_configs.py; its features.json calls them joint angles, which the values contradict.",
-            "Euler angles are taken about the fixed axes x, y, z: the convention of the robot's own code "
-            "(transforms3d `sxyz`); at the small turns of one step another order differs in the second order only.",
-            "Motion is relabelled from states, as Octo and OpenVLA do: the command lags (a pose is reached over two "
-            "periods). It also turns the all-zero command that opens every episode into what it is, an arm at rest, so "
-            "no step has to be dropped.",
-            "Rewards are not used: the excerpt's are 0 everywhere, and its episodes are cut off before their end.",
-            "`has_image_*` is false everywhere though image_0 to image_2 hold frames, so it is not read; image_3 is "
-            "black: convert looks at the frames themselves.",
-        ),
-    ),
+_TABLETOP = DatasetSpec(
+    name="tabletop",
+    cameras={"image": "external"},
+    control_period_sec=0.2,
+    action=ActionSpec(frame=Frame.BASE, position=cols("action", 0, 3), gripper=cols("action", 6, 1)),
+    proprio=(cols("observation/state", 0),),
+    has_rewards=True,
+    success="success",
+    source_keys=("file_path",),
+    episode_keys=("file_path",),
+    embodiment="simulated arm",
+    licence="Apache-2.0",
+    sources=("Written by `data_prep collect` from whale/sim/tabletop.py, which is the source of every fact here.",),
 )
 
-REGISTRY: dict[str, DatasetSpec] = {spec.name: spec for spec in _SPECS}
+REGISTRY: dict[str, DatasetSpec] = {
+    spec.name: spec for spec in (_TABLETOP, *registry_rtx.SPECS, *registry_franka.SPECS, *registry_arms.SPECS)
+}
+
+_ALSO = {  # the same files under names that Octo and OpenVLA give them, and LIBERO's other suites
+    "fmb": ("fmb_dataset",),
+    "robo_set": ("roboset",),
+    "libero_spatial_no_noops": ("libero_object_no_noops", "libero_goal_no_noops", "libero_10_no_noops"),
+}
+REGISTRY |= {name: replace(REGISTRY[first], name=name) for first, names in _ALSO.items() for name in names}
 
 
 def spec_of(name: str) -> DatasetSpec:
     """The entry of a dataset.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or its actions cannot be made canonical.
     """
     if name not in REGISTRY:
+        near = difflib.get_close_matches(name, REGISTRY, 1)
         raise UserError(
             f"the dataset {name!r} has no entry in data_prep/oxe/registry.py",
-            f"add one, or convert one of: {', '.join(REGISTRY)}",
+            (f"did you mean {near[0]!r}? " if near else "") + f"describe it, or convert one of: {', '.join(REGISTRY)}",
         )
-    return REGISTRY[name]
+    spec = REGISTRY[name]
+    if spec.unusable is not None:
+        raise UserError(f"the dataset {name!r} cannot be converted: {spec.unusable}", "choose another dataset")
+    return spec

@@ -16,6 +16,7 @@ class Motion(str, Enum):
 
     DELTA = "delta"  # recorded as differences: used as commanded
     TARGET = "target"  # recorded as absolute poses to go to: the difference to the pose of the same step
+    PATH = "path"  # absolute poses to go to, and no pose to compare with: the difference to the target before
     VELOCITY = "velocity"  # recorded per second: times the control period
     REACHED = "reached"  # not taken from the action: the difference of the poses of this step and the next
 
@@ -24,6 +25,8 @@ class Rotation(str, Enum):
     """How three numbers, or four, say a rotation."""
 
     EULER = "euler"  # roll, pitch, yaw (rad) about the fixed x, y, z axes, in that order
+    EULER_ZYX = "euler_zyx"  # yaw, pitch, roll (rad): the same rotation, its numbers the other way round
+    EULER_ZXY = "euler_zxy"  # angles (rad) about the fixed z, x, y axes, in that order
     ROTVEC = "rotvec"  # axis times angle (rad)
     QUAT_XYZW = "quat_xyzw"
     QUAT_WXYZ = "quat_wxyz"
@@ -46,7 +49,7 @@ class Frame(str, Enum):
 
     BASE = "base"
     TOOL = "tool"
-    UNKNOWN = "unknown"  # read as base; the audit compares it with proprioception
+    UNKNOWN = "unknown"  # not published: read as base; the audit compares it with proprioception
 
 
 @configclass
@@ -54,9 +57,9 @@ class Part:
     """Some columns of one feature."""
 
     key: str
-    """Path of the feature in a step, such as `action` or `observation/state`."""
+    """Path of the feature in a step, such as `action` or `observation/state`; a name may itself contain slashes."""
     first: int = 0
-    """The first column."""
+    """The first column; a negative one counts from the end, and takes all to it."""
     size: int | None = None
     """How many columns; null takes all from `first` on."""
 
@@ -66,9 +69,9 @@ class PoseSpec:
     """Where the pose of the end effector is to be read."""
 
     position: Part | None = None
-    """x, y, z in metres, in the frame of the base."""
+    """x, y, z in the frame of the base; x and y alone of what moves in a plane."""
     rotation: Part | None = None
-    """Its orientation."""
+    """Its orientation; null where it is not recorded, or not reliably."""
     rotation_form: Rotation = Rotation.EULER
     """How `rotation` says it."""
     joints: Part | None = None
@@ -79,6 +82,8 @@ class PoseSpec:
     """Metres from the flange of `arm` to the tool centre point; the Franka Hand's by default."""
     metres: float = 1.0
     """Metres in a unit of `position`."""
+    radians: float = 1.0
+    """Radians in a unit of `rotation`."""
 
 
 @configclass
@@ -88,11 +93,12 @@ class ActionSpec:
     motion: Motion = Motion.DELTA
     """Where the motion of a step comes from."""
     frame: Frame = Frame.UNKNOWN
-    """The axes of recorded deltas and velocities."""
+    """The axes of recorded deltas and velocities. With `reached`, those to tell the motion in: `tool` where the base of
+    the poses means nothing, as with a camera that drives or is carried about."""
     position: Part | None = None
     """Translation; null where none is recorded."""
     rotation: Part | None = None
-    """Rotation; null where none is recorded."""
+    """Rotation; null where none is recorded. Of velocities, the angular one, as a `rotvec`."""
     rotation_form: Rotation = Rotation.EULER
     """How `rotation` says it."""
     metres: float = 1.0
@@ -101,10 +107,14 @@ class ActionSpec:
     """Radians in a unit of `rotation`."""
     gripper: Part | None = None
     """The gripper; null where none is recorded."""
+    gripper_next: bool = False
+    """`gripper` is measured, not commanded: an action is what the next step measures."""
     gripper_rule: Gripper = Gripper.OPEN
     """How `gripper` says it."""
     gripper_range: float = 1.0
     """What `gripper` reads when fully open, for the rule `width`."""
+    joints: Part | None = None
+    """Commanded joints (rad), for `action_type: joint`: six at most, told as differences in the first six slots."""
     absent: Literal["fixed", "unknown"] = "fixed"
     """What the dimensions are that are not recorded: known not to move, or not known."""
 
@@ -137,6 +147,8 @@ class DatasetSpec:
     """Whether `reward` means something in this dataset; where not, clips carry none."""
     success: str | None = None
     """Path in the metadata, or in a step (then its last value), of the success label; null where there is none."""
+    success_text: str | None = None
+    """The label is text, and a success where it contains this."""
     only_successes: bool = False
     """Leave out episodes whose success label is false."""
     drop_first: int = 0
@@ -149,6 +161,8 @@ class DatasetSpec:
     """Robot and gripper."""
     licence: str = ""
     """Licence of the data."""
+    unusable: str | None = None
+    """Why its actions cannot be made canonical: conversion is refused with this reason."""
     sources: tuple[str, ...] = ()
     """Where each fact comes from, and what was decided and why."""
 

@@ -50,4 +50,4 @@ def test_bridge_motion_leads_from_state_to_state():
 def test_every_entry_is_complete():
     for name, spec in REGISTRY.items():
         assert spec.name == name and spec.sources and spec.licence and len(spec.action_status) == 7
-        assert set(spec.cameras.values()) <= {"external", "wrist"} and spec.control_period_sec > 0
+        assert set(spec.cameras.values()) <= {"external", "wrist", "ego"} and spec.control_period_sec > 0

@@ -1,0 +1,443 @@
+"""Sets of other arms, of robots that drive, and those that cannot be converted."""
+
+from dataclasses import replace
+
+from whale.clips.clip import ActionType
+from whale.data_prep.oxe.registry_facts import (
+    CATALOGUE,
+    CC_BY,
+    COLLECTION,
+    DATASET_TO_RLDS,
+    LOADERS,
+    MIT,
+    RATE,
+    REACHED,
+    SHORT_OF_COMMAND,
+    TO_RLDS,
+    cols,
+)
+from whale.data_prep.oxe.spec import ActionSpec, DatasetSpec, Frame, Gripper, Motion, PoseSpec, Rotation
+
+_STATE_POSE = PoseSpec(position=cols("observation/state", 0, 3), rotation=cols("observation/state", 3, 3))
+_ZXY = "Euler angles of SciPy's `zxy`, about fixed axes: the catalogue says so. The loaders take them for roll, "
+"pitch, yaw."
+
+_PR2 = DatasetSpec(
+    name="utokyo_pr2_opening_fridge" + TO_RLDS,
+    cameras={"image": "external"},
+    control_period_sec=0.1,
+    action=ActionSpec(motion=Motion.REACHED, gripper=cols("action", 6, 1)),
+    pose=_STATE_POSE,
+    proprio=(cols("observation/state", 0, 7),),
+    versions=("0.1.0",),
+    embodiment="PR2",
+    licence=MIT,
+    sources=(CATALOGUE, RATE, LOADERS, REACHED + SHORT_OF_COMMAND),
+)
+_GNM = DatasetSpec(
+    name="berkeley_gnm_recon",
+    cameras={"image": "ego"},
+    control_period_sec=1 / 3,
+    action=ActionSpec(motion=Motion.REACHED, frame=Frame.TOOL),
+    pose=PoseSpec(
+        position=cols("observation/position", 0, 2), rotation=cols("observation/yaw", 0, 1), rotation_form=Rotation.YAW,
+    ),
+    proprio=(cols("observation/state", 0, 3),),
+    versions=("0.1.0",),
+    action_type=ActionType.PLANAR,
+    embodiment="Clearpath Jackal",
+    licence=MIT,
+    sources=(
+        CATALOGUE,
+        RATE,
+        REACHED + "waypoints are scaled by a spacing of each dataset (Octo's gnm transform). Told in the robot's own "
+        "axes: the camera drives with it, and where odometry started means nothing.",
+        "It moves in the plane and has no gripper: those are fixed. Whether positions are metres is not published.",
+    ),
+)
+
+SPECS: tuple[DatasetSpec, ...] = (
+    DatasetSpec(
+        name="stanford_kuka_multimodal" + DATASET_TO_RLDS,
+        cameras={"image": "external"},
+        control_period_sec=0.05,
+        action=ActionSpec(motion=Motion.REACHED, absent="unknown"),
+        pose=PoseSpec(position=cols("observation/ee_position", 0, 3)),
+        proprio=(cols("observation/ee_position", 0, 3), cols("observation/ee_orientation", 0, 4)),
+        versions=("0.1.0",),
+        embodiment="KUKA iiwa",
+        licence=MIT,
+        sources=(
+            CATALOGUE,
+            RATE,
+            REACHED + SHORT_OF_COMMAND,
+            "The fourth command is said to be a gripper, but runs from -0.15 to 0.15 (RDT): a peg is held, and that "
+            "may be a turn. Rotation and gripper are unknown; the order of the orientation's quaternion is not "
+            "published.",
+        ),
+    ),
+    DatasetSpec(
+        name="nyu_rot" + DATASET_TO_RLDS,
+        cameras={"image": "external"},
+        control_period_sec=1 / 3,
+        action=ActionSpec(
+            position=cols("action", 0, 3), rotation=cols("action", 3, 3), gripper=cols("action", 6, 1),
+            gripper_rule=Gripper.CLOSED,
+        ),
+        pose=_STATE_POSE,
+        proprio=(cols("observation/state", 0, 7),),
+        versions=("0.1.0",),
+        embodiment="xArm 7",
+        licence=MIT,
+        sources=(
+            CATALOGUE + " It says 0 open, 1 closed; the loaders pass the gripper on as if 1 were open.",
+            RATE,
+            "Neither unit nor axes are published: metres and the base are assumed; audit compares with the states.",
+        ),
+    ),
+    DatasetSpec(
+        name="ucsd_kitchen" + DATASET_TO_RLDS,
+        cameras={"image": "external"},
+        control_period_sec=0.5,
+        action=ActionSpec(
+            motion=Motion.PATH, position=cols("action", 0, 3), rotation=cols("action", 3, 3), metres=0.001,
+            radians=0.017453292519943295, gripper=cols("action", 6, 1),
+        ),
+        proprio=(cols("observation/state", 0, 21),),
+        versions=("0.1.0",),
+        embodiment="xArm 7",
+        licence=MIT,
+        sources=(
+            CATALOGUE + " It says position and orientation of the end effector.",
+            RATE,
+            LOADERS + " They take it for a difference.",
+            "Absolute, in the arm's own millimetres and degrees: its averages are hundreds of millimetres and tens of "
+            "degrees in the statistics that OpenVLA publishes; another public loader takes differences of consecutive "
+            "actions, as here. Joints are recorded, but no pose.",
+            "The gripper: the loaders pass it on, 1 open; RDT inverts it.",
+        ),
+    ),
+    DatasetSpec(
+        name="ucsd_pick_and_place" + DATASET_TO_RLDS,
+        cameras={"image": "external"},
+        control_period_sec=1 / 3,
+        action=ActionSpec(
+            motion=Motion.REACHED, gripper=cols("observation/state", 6, 1), gripper_next=True,
+            gripper_rule=Gripper.WIDTH, gripper_range=6.03,
+        ),
+        pose=PoseSpec(position=cols("observation/state", 0, 3), metres=0.1),
+        proprio=(cols("observation/state", 0, 7),),
+        versions=("0.1.0",),
+        has_rewards=True,
+        success="success",
+        embodiment="xArm 7",
+        licence=MIT,
+        sources=(
+            CATALOGUE + " It says velocities and a torque of the gripper; rewards and success are labelled.",
+            RATE,
+            REACHED + "positions are decimetres, and the fingers 6.03 apart when open (RDT's scales); the command's "
+            "unit is not published. The hand does not turn (no rotation is commanded): fixed.",
+            "The gripper is the measured distance at the next step: a torque is no state, and its sign is not "
+            "published.",
+        ),
+    ),
+    _PR2,
+    replace(_PR2, name="utokyo_pr2_tabletop_manipulation" + TO_RLDS),
+    DatasetSpec(
+        name="utokyo_xarm_pick_and_place" + TO_RLDS,
+        cameras={"image": "external", "image2": "external", "hand_image": "wrist"},
+        control_period_sec=0.1,
+        action=ActionSpec(motion=Motion.REACHED, gripper=cols("action", 6, 1)),
+        pose=PoseSpec(
+            position=cols("observation/end_effector_pose", 0, 3), rotation=cols("observation/end_effector_pose", 3, 3),
+            rotation_form=Rotation.EULER_ZYX,
+        ),
+        proprio=(cols("observation/end_effector_pose", 0, 6), cols("observation/joint_state", 0, 7)),
+        versions=("0.1.0",),
+        embodiment="xArm 7",
+        licence=CC_BY,
+        sources=(
+            CATALOGUE + " It says position, then yaw, pitch, roll: RDT reorders them, the loaders do not.",
+            RATE,
+            LOADERS + " The loaders pass the gripper on, 1 open; RDT inverts it.",
+            REACHED + SHORT_OF_COMMAND,
+        ),
+    ),
+    DatasetSpec(
+        name="utokyo_xarm_bimanual" + TO_RLDS,
+        cameras={"image": "external"},
+        control_period_sec=0.1,
+        action=ActionSpec(motion=Motion.REACHED, gripper=cols("action", 13, 1)),
+        pose=PoseSpec(
+            position=cols("observation/pose_r", 0, 3), rotation=cols("observation/pose_r", 3, 3),
+            rotation_form=Rotation.EULER_ZYX,
+        ),
+        proprio=(cols("observation/pose_l", 0, 6), cols("observation/pose_r", 0, 6)),
+        versions=("0.1.0",),
+        embodiment="two xArm 7",
+        licence=CC_BY,
+        sources=(
+            CATALOGUE + " It says position, then yaw, pitch, roll of the left arm, then of the right.",
+            RATE,
+            "The right arm alone, as in the loaders: seven slots have no room for the left one, which moves too.",
+            REACHED + SHORT_OF_COMMAND,
+        ),
+    ),
+    DatasetSpec(
+        name="berkeley_mvp" + TO_RLDS,
+        cameras={"hand_image": "wrist"},
+        control_period_sec=0.2,
+        action=ActionSpec(motion=Motion.REACHED, gripper=cols("action", 7, 1), gripper_rule=Gripper.CLOSED),
+        pose=PoseSpec(
+            position=cols("observation/pose", 0, 3), rotation=cols("observation/pose", 3, 4),
+            rotation_form=Rotation.QUAT_XYZW,
+        ),
+        proprio=(
+            cols("observation/pose", 0, 7), cols("observation/joint_pos", 0, 7), cols("observation/gripper", 0, 1),
+        ),
+        versions=("0.1.0",),
+        embodiment="xArm 7",
+        licence=MIT,
+        sources=(
+            CATALOGUE + " It says: differences of 7 joints and a gripper; the pose of the gripper in the frame of the "
+            "robot.",
+            RATE,
+            REACHED + "joints are commanded. Quaternion order x, y, z, w: RDT.",
+            "The gripper is 1 when closed: the catalogue of the state, and Octo, which inverts the command.",
+        ),
+    ),
+    DatasetSpec(
+        name="stanford_mask_vit" + TO_RLDS,
+        cameras={"image": "external"},
+        control_period_sec=1.0,
+        action=ActionSpec(
+            frame=Frame.BASE, position=cols("action", 0, 3), rotation=cols("action", 3, 1), rotation_form=Rotation.YAW,
+            gripper=cols("action", 4, 1), gripper_rule=Gripper.SIGNED_CLOSED,
+        ),
+        proprio=(cols("observation/end_effector_pose", 0, 5),),
+        versions=("0.1.0",),
+        embodiment="Sawyer",
+        licence=COLLECTION,
+        sources=(
+            CATALOGUE + " It says: change of position, yaw, gripper -1 open to 1 closed; roll and pitch are fixed.",
+            "No rate is published (LeRobot and RDT leave it out): 1 Hz is nominal, as for robo_net, whose setup it "
+            "copies.",
+            "Poses are normalised by bounds that are recorded beside them: none is taken.",
+        ),
+    ),
+    replace(
+        _PR2,
+        name="tokyo_u_lsmo" + TO_RLDS,
+        proprio=(cols("observation/state", 0, 13),),
+        embodiment="Cobotta",
+        sources=(
+            CATALOGUE, RATE, LOADERS + " They pass the gripper on, 1 open; RDT inverts it.", REACHED + SHORT_OF_COMMAND,
+        ),
+    ),
+    DatasetSpec(
+        name="dlr_sara_pour" + TO_RLDS,
+        cameras={"image": "external"},
+        control_period_sec=0.1,
+        action=ActionSpec(motion=Motion.REACHED, absent="unknown"),
+        pose=replace(_STATE_POSE, rotation_form=Rotation.EULER_ZXY),
+        proprio=(cols("observation/state", 0, 6),),
+        versions=("0.1.0",),
+        embodiment="DLR SARA",
+        licence=MIT,
+        sources=(
+            CATALOGUE, RATE, _ZXY, REACHED + SHORT_OF_COMMAND,
+            "The catalogue describes six of the seven columns of an action: the gripper is unknown.",
+        ),
+    ),
+    DatasetSpec(
+        name="dlr_sara_grid_clamp" + TO_RLDS,
+        cameras={"image": "external"},
+        control_period_sec=0.1,
+        action=ActionSpec(motion=Motion.REACHED, absent="unknown"),
+        pose=replace(_STATE_POSE, rotation_form=Rotation.EULER_ZXY),
+        proprio=(cols("observation/state", 0, 12),),
+        versions=("0.1.0",),
+        embodiment="DLR SARA",
+        licence=MIT,
+        sources=(
+            CATALOGUE, RATE, _ZXY, REACHED + SHORT_OF_COMMAND,
+            "The catalogue describes six of the seven columns of an action: the gripper is unknown.",
+        ),
+    ),
+    DatasetSpec(
+        name="dlr_edan_shared_control" + TO_RLDS,
+        cameras={"image": "external"},
+        control_period_sec=0.2,
+        action=ActionSpec(motion=Motion.REACHED, gripper=cols("action", 6, 1), gripper_rule=Gripper.CLOSED),
+        pose=replace(_STATE_POSE, rotation_form=Rotation.EULER_ZXY),
+        proprio=(cols("observation/state", 0, 7),),
+        versions=("0.1.0",),
+        embodiment="DLR EDAN",
+        licence=MIT,
+        sources=(
+            CATALOGUE, RATE, _ZXY, REACHED + SHORT_OF_COMMAND,
+            "The gripper is 0 open, 1 closed: RDT, who watched it; both loaders invert it.",
+        ),
+    ),
+    DatasetSpec(
+        name="asu_table_top" + TO_RLDS,
+        cameras={"image": "external"},
+        control_period_sec=0.08,
+        action=ActionSpec(motion=Motion.REACHED, gripper=cols("action", 6, 1)),
+        pose=PoseSpec(position=cols("ground_truth_states/EE", 0, 3), rotation=cols("ground_truth_states/EE", 3, 3)),
+        proprio=(cols("observation/state", 0, 7), cols("ground_truth_states/EE", 0, 6)),
+        versions=("0.1.0",),
+        embodiment="simulated UR5",
+        licence=MIT,
+        sources=(
+            CATALOGUE + " Its text of the action is a template's. The pose lies outside the observation.",
+            "12.5 Hz: LeRobot's openx/configs.yaml; HMA says 12.",
+            LOADERS + " They pass the action on.",
+            REACHED + SHORT_OF_COMMAND,
+        ),
+    ),
+    DatasetSpec(
+        name="imperialcollege_sawyer_wrist_cam",
+        cameras={"image": "wrist", "wrist_image": "wrist"},
+        control_period_sec=0.1,
+        action=ActionSpec(
+            frame=Frame.TOOL, position=cols("action", 0, 3), rotation=cols("action", 3, 3),
+            rotation_form=Rotation.EULER_ZYX, gripper=cols("action", 6, 1),
+        ),
+        proprio=(cols("observation/state", 0, 1),),
+        versions=("0.1.0",),
+        embodiment="Sawyer",
+        licence=MIT,
+        sources=(
+            CATALOGUE + " It says: change of position in the frame of the end effector, change of ZYX Euler angles, "
+            "gripper, terminate; and that `image` is the wrist's too.",
+            RATE,
+            LOADERS + " They take tool axes for the base's. No pose is recorded: canonical motion stays in the tool's "
+            "axes.",
+        ),
+    ),
+    DatasetSpec(
+        name="uiuc_d3field",
+        cameras={f"image_{k}": "external" for k in (1, 2, 3, 4)},
+        control_period_sec=1.0,
+        action=ActionSpec(position=cols("action", 0, 3), absent="unknown"),
+        proprio=(cols("observation/state", 0, 16),),
+        versions=("0.1.0",),
+        embodiment="Kinova Gen3",
+        licence=MIT,
+        sources=(
+            CATALOGUE + " It says: displacement from the last frame. That is measured backwards, if taken at its "
+            "word; the loaders take it for the coming step, and so does this entry.",
+            "1 Hz is nominal: LeRobot, HMA.",
+            "Octo and OpenVLA leave the set out: its raw data are said to be broken.",
+            "Rotation and gripper are not recorded: unknown.",
+        ),
+    ),
+    DatasetSpec(
+        name="berkeley_fanuc_manipulation",
+        cameras={"image": "external", "wrist_image": "wrist"},
+        control_period_sec=0.1,
+        action=ActionSpec(
+            frame=Frame.BASE, position=cols("action", 0, 3), rotation=cols("action", 3, 3),
+            gripper=cols("observation/state", 6, 1), gripper_next=True, gripper_rule=Gripper.CLOSED,
+        ),
+        pose=PoseSpec(
+            position=cols("observation/end_effector_state", 0, 3),
+            rotation=cols("observation/end_effector_state", 3, 4), rotation_form=Rotation.QUAT_XYZW,
+        ),
+        proprio=(cols("observation/end_effector_state", 0, 7), cols("observation/state", 0, 7)),
+        versions=("0.1.0",),
+        bgr=("image", "wrist_image"),
+        embodiment="FANUC Mate 200iD",
+        licence=MIT,
+        sources=(
+            CATALOGUE + " It says: change of position and of roll, pitch, yaw; pose as position and quaternion.",
+            RATE,
+            LOADERS + " No gripper is commanded: they take the state's and invert it, though the catalogue says `open "
+            "status`. Here the next step's, for the present one says nothing of the action.",
+            "Both cameras are stored as BGR: rlds_dataset_mod's prepare_open_x.sh.",
+            "Quaternion order x, y, z, w, and the base's axes: the loaders.",
+        ),
+    ),
+    DatasetSpec(
+        name="cmu_stretch",
+        cameras={"image": "external"},
+        control_period_sec=0.1,
+        action=ActionSpec(motion=Motion.REACHED, gripper=cols("action", 6, 1), absent="unknown"),
+        pose=PoseSpec(position=cols("observation/state", 0, 3)),
+        proprio=(cols("observation/state", 0, 4),),
+        versions=("0.1.0",),
+        embodiment="Hello Robot Stretch",
+        licence=MIT,
+        sources=(
+            CATALOGUE + " State is three numbers of position, and the gripper.",
+            RATE,
+            LOADERS,
+            REACHED + SHORT_OF_COMMAND + " No orientation is measured: rotation is unknown.",
+        ),
+    ),
+    _GNM,
+    replace(_GNM, name="berkeley_gnm_cory_hall", control_period_sec=0.2, embodiment="RC car"),
+    replace(_GNM, name="berkeley_gnm_sac_son", control_period_sec=0.1, embodiment="Roomba base"),
+    DatasetSpec(
+        name="dobbe",
+        cameras={"wrist_image": "wrist"},
+        control_period_sec=1 / 3.75,
+        action=ActionSpec(motion=Motion.REACHED, frame=Frame.TOOL, gripper=cols("action", 6, 1)),
+        pose=PoseSpec(
+            position=cols("observation/xyz", 0, 3), rotation=cols("observation/quat", 0, 4),
+            rotation_form=Rotation.QUAT_XYZW,
+        ),
+        proprio=(cols("observation/state", 0, 7),),
+        versions=("0.0.1", "0.1.0"),
+        embodiment="a stick with a gripper, held by a person",
+        licence=COLLECTION,
+        sources=(
+            CATALOGUE,
+            "3.75 Hz: LeRobot's openx/configs.yaml; RDT says 30 Hz, that of the camera.",
+            LOADERS,
+            REACHED + "poses are those of a telephone that finds its own way: they start anywhere, so motion is told "
+            "in the camera's own axes. They jump at times (RDT): audit counts it. Quaternion order x, y, z, w: "
+            "SciPy's.",
+        ),
+    ),
+    DatasetSpec(
+        name="rh20t",
+        cameras={"image_front": "external", "image_side_right": "external", "image_wrist": "wrist"},
+        control_period_sec=0.1,
+        action=ActionSpec(motion=Motion.REACHED, gripper=cols("action/gripper", 0, 1), absent="unknown"),
+        pose=PoseSpec(position=cols("observation/tcp_base", 0, 3)),
+        proprio=(cols("observation/tcp_base"), cols("observation/gripper_width", 0, 1)),
+        embodiment="Flexiv, UR5, Franka, KUKA",
+        licence="CC BY-SA 4.0 and CC BY-NC 4.0, by part (RH20T's site; to be checked)",
+        sources=(
+            "Octo's own conversion, which is not public: OpenVLA's rlds/oxe/transforms.py is all that tells its "
+            "layout.",
+            "10 Hz: RDT's dataset_control_freq.json.",
+            REACHED + "actions are absolute poses. Six or seven columns, and the order of a quaternion, are not "
+            "published: rotation is unknown.",
+            "The gripper is a flag, 1 open: OpenVLA.",
+        ),
+    ),
+    *(
+        DatasetSpec(
+            name=name,
+            cameras={"cam_high": "external", "cam_left_wrist": "wrist", "cam_right_wrist": "wrist"},
+            control_period_sec=0.02,
+            action=ActionSpec(),
+            embodiment="two ViperX 300",
+            licence="MIT (ALOHA)",
+            unusable="two arms of six joints and two grippers are commanded at once; an action has seven slots",
+            sources=("50 Hz, 14 joint targets: Octo's transforms and RDT's dataset_control_freq.json.",),
+        )
+        for name in ("aloha_static_dataset", "aloha_mobile_dataset", "aloha_dagger_dataset", "aloha_mobile")
+    ),
+    replace(
+        _GNM,
+        name="gnm_dataset",
+        versions=(),
+        unusable="it mixes robots of several rates and scales, which only its file names tell apart; take "
+        "berkeley_gnm_*",
+        sources=("Octo's own merge of navigation data: METRIC_WAYPOINT_SPACING in its transforms.",),
+    ),
+)
