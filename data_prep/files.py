@@ -59,8 +59,16 @@ def list_folder(address: str) -> dict[str, int | None]:
         inside = files.ls(path, detail=True)
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    named = {name_of(one["name"]): None if one["type"] == "directory" else one["size"] for one in inside}
+    named = {name_of(one["name"]): None if one["type"] == "directory" else _size(files, one) for one in inside}
     return dict(sorted(named.items()))
+
+
+def _size(files: Any, told: dict[str, Any]) -> int:
+    """Size of a file as it was listed, in bytes; asked for where a web server's index does not tell it."""
+    size = told["size"] if told["size"] is not None else files.info(told["name"])["size"]
+    if size is None:
+        raise UserError(f"the size of {told['name']} is not told", "fetch it from a server that tells sizes")
+    return cast(int, size)
 
 
 def read_json(address: str) -> dict[str, Any]:
@@ -116,10 +124,8 @@ def find_files(address: str) -> dict[str, Found]:
         if not path.startswith(prefix) or "?" in path:  # a web server's index links to itself, sorted otherwise
             continue
         told = told if told["size"] is not None else files.info(path)
-        if told["size"] is None:
-            raise UserError(f"the size of {path} is not told", "fetch it from a server that tells sizes")
         mark = next((f"{key}={told[key]}" for key in _MARKS if told.get(key)), "")
-        found[path.removeprefix(prefix)] = Found(told["size"], mark)
+        found[path.removeprefix(prefix)] = Found(_size(files, told), mark)
     return found
 
 
