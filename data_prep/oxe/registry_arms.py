@@ -19,8 +19,9 @@ from whale.data_prep.oxe.registry_facts import (
 from whale.data_prep.oxe.spec import ActionSpec, DatasetSpec, Frame, Gripper, Motion, PoseSpec, Rotation
 
 _STATE_POSE = PoseSpec(position=cols("observation/state", 0, 3), rotation=cols("observation/state", 3, 3))
-_ZXY = "Euler angles of SciPy's `zxy`, about fixed axes: the catalogue says so. The loaders take them for roll, "
-"pitch, yaw."
+_ZXY = (
+    "Euler angles of SciPy's `zxy`, about fixed axes: the catalogue says so. The loaders take them for roll, pitch and "
+    "yaw.")
 
 _PR2 = DatasetSpec(
     name="utokyo_pr2_opening_fridge" + TO_RLDS,
