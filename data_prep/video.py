@@ -107,11 +107,12 @@ def _seek(file: Any, stream: Any, index: _Index, time: int) -> None:
 def _import_decord() -> Any:
     # It asks for its libraries to serve the whole process. Its zlib is an old one, with which no library that is loaded
     # later decodes PNG images any more (OpenCV, TensorFlow): so it is kept to itself.
-    everywhere, ctypes.RTLD_GLOBAL = ctypes.RTLD_GLOBAL, ctypes.RTLD_LOCAL
+    everywhere = ctypes.RTLD_GLOBAL
+    ctypes.RTLD_GLOBAL = ctypes.RTLD_LOCAL  # type: ignore[misc]
     try:
         import decord
     finally:
-        ctypes.RTLD_GLOBAL = everywhere
+        ctypes.RTLD_GLOBAL = everywhere  # type: ignore[misc]
     decord.logging.set_level(decord.logging.QUIET)
     return decord
 
@@ -213,7 +214,7 @@ class VideoFrames:
 
 def episode_frames(
     path: str, rows: int, start_sec: float = 0.0, stop_sec: float = float("inf")
-) -> tuple[VideoFrames, dict[str, float | int | str]]:
+) -> tuple[VideoFrames, dict[str, Any]]:
     """The frames of an episode with `rows` steps in a video, which may hold others; what its metadata is to say of it.
 
     Where there are more frames than rows, row t shows frame t, and the last ones are left out.
@@ -233,5 +234,6 @@ def episode_frames(
     first, stop = (int(place) for place in np.searchsorted(seconds, (start_sec, stop_sec)))
     if stop - first < rows:
         raise BadImageError(f"{path} has {stop - first} frames for {rows} rows")
-    told = {"video_fps": index.container.fps, "video_codec": index.container.codec, "video_frames": stop - first}
-    return VideoFrames(path, first, rows), told | {"rows": rows}
+    found = index.container
+    told = {"video_fps": found.fps, "video_codec": found.codec, "video_frames": stop - first, "rows": rows}
+    return VideoFrames(path, first, rows), told
