@@ -91,20 +91,6 @@ class ConvertConfig:
 
 
 @configclass
-class TokenizeConfig:
-    """Turn pixel clips into token clips."""
-
-    clips: Path
-    """Folder of pixel clips."""
-    tokenizer: Path
-    """Folder of an exported tokenizer."""
-    out: Path
-    """Folder of clips to write."""
-    batch_frames: Positive = 512
-    """Frames encoded at a time; bounds the memory."""
-
-
-@configclass
 class VerifyConfig:
     """Rehash every shard of a folder and read every clip."""
 

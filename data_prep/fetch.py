@@ -19,6 +19,7 @@ from whale.config import configclass
 from whale.data_prep.download import Download, digest_of, partial_path
 from whale.data_prep.files import Found, find_files, join, list_folder, read_json, size_text
 from whale.data_prep.lock import FolderLock
+from whale.data_prep.oxe.mixtures import mixture_of
 from whale.data_prep.oxe.registry import REGISTRY
 from whale.errors import UserError
 from whale.progress import say
@@ -31,8 +32,9 @@ class FetchConfig:
 
     root: str
     """Folder or address (`gs://gresearch/robotics`) with `<dataset>/<version>` folders."""
-    datasets: dict[str, str | None]
-    """Each dataset with its version; null takes the newest there of those that the registry has facts of."""
+    datasets: dict[str, str | None] | str
+    """Each dataset with its version, or the name of a mixture (data_prep/oxe/mixtures.py). A version of null is the
+    newest there of those that the registry has facts of."""
     out: Path
     """Receives `<dataset>/<version>` folders."""
     workers: Annotated[int, Field(ge=1)] = 8
@@ -164,20 +166,26 @@ def _check_space(out: Path, needed: int) -> None:
         raise UserError(f"{out} has {size_text(free)} free, {size_text(needed)} are to be fetched", "make room")
 
 
-def _look(config: FetchConfig, name: str, version: str | None) -> _Dataset:
-    try:
-        dataset = _Dataset(config, name, version)
-    except UserError:
-        raise
-    except Exception as error:  # as in download.py
-        problem = f"{join(config.root, name)} cannot be listed: {type(error).__name__}: {error}"
-        raise UserError(problem, "check `root` and `datasets`, and that this machine may read there") from None
-    dataset.tell()
-    return dataset
+def _look(config: FetchConfig) -> list[_Dataset]:
+    """What is to be fetched; all that cannot be is told in one error."""
+    datasets, problems = [], []
+    wanted = dict.fromkeys(mixture_of(config.datasets)) if isinstance(config.datasets, str) else config.datasets
+    for name, version in wanted.items():
+        try:
+            datasets.append(_Dataset(config, name, version))
+            datasets[-1].tell()
+        except UserError as error:
+            problems.append(error.args[0])
+        except Exception as error:  # as in download.py
+            problems.append(f"{join(config.root, name)} cannot be listed: {type(error).__name__}: {error}")
+    if problems:
+        remedy = "correct `root` or `datasets`, or choose another source; whatever is there can be fetched without these"
+        raise UserError("\n  - ".join([f"{len(problems)} of {len(wanted)} datasets cannot be fetched:", *problems]), remedy)
+    return datasets
 
 
 def _fetch_all(config: FetchConfig) -> None:
-    datasets = [_look(config, name, version) for name, version in config.datasets.items()]
+    datasets = _look(config)
     needed = sum(dataset.bytes_of(dataset.todo) for dataset in datasets)
     _check_space(config.out, needed)
     todo = [dataset for dataset in datasets if dataset.todo]

@@ -7,6 +7,6 @@ TASKS = {
     "collect": Task(config.CollectConfig, collect.collect),
     "convert": Task(config.ConvertConfig, convert.convert),
     "fetch": Task(fetch.FetchConfig, fetch.fetch),
-    "tokenize": Task(config.TokenizeConfig, tokenize.tokenize),
+    "tokenize": Task(tokenize.TokenizeConfig, tokenize.tokenize),
     "verify": Task(config.VerifyConfig, verify.verify),
 }

@@ -279,6 +279,22 @@ def test_the_newest_version_is_by_number_and_one_that_the_registry_knows(root, t
     assert "nothing is no folder of versions" in capsys.readouterr().err
 
 
+def test_a_mixture_is_fetched_by_its_name_and_all_that_is_missing_is_told(root, tmp_path, capsys):
+    from whale.data_prep.oxe.mixtures import mixture_of
+
+    make_dataset(root / "viola/0.1.0", "viola", 5)
+    absent = set(mixture_of("rt_x")) - {"viola"}
+    command = words(root, tmp_path / "out", {})[:-1] + ["datasets=rt_x"]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert f"{len(absent)} of {len(absent) + 1} datasets cannot be fetched:" in said
+    assert all(f"{root / name} is no folder of versions" in said for name in absent)
+    for number, name in enumerate(absent):
+        make_dataset(root / name / "0.1.0", name, number)
+    assert main([*command, "tell_only=true"]) in (0, 2)
+    assert "viola/0.1.0: 6 files" in capsys.readouterr().out
+
+
 def test_the_registry_decides_between_versions(root, tmp_path, capsys, monkeypatch):
     import dataclasses
 
