@@ -18,6 +18,7 @@ TASKS: dict[str, tuple[str, dict[str, str]]] = {
     "data_prep": (
         "whale.data_prep.run",
         {
+            "audit": "look at a dataset and say what is wrong with it, as a page and as JSON",
             "collect": "roll graded policies in a simulator and write their episodes as RLDS",
             "convert": "turn RLDS episodes into webdataset tars of pixel clips",
             "fetch": "copy datasets from any address, resumable, with their sizes told first",
