@@ -10,7 +10,7 @@ from whale.clips.clip import Clip, ClipInfo, Source
 from whale.data_prep.config import ConvertConfig
 from whale.data_prep.images import BadImageError, decode_frames
 from whale.data_prep.oxe.spec import DatasetSpec
-from whale.data_prep.oxe.transforms import canonical_actions, feature_at, frame_of, proprio_of
+from whale.data_prep.oxe.transforms import canonical_actions, feature_at, frame_of, proprio_of, success_of
 from whale.data_prep.resample import Numbers, resample, stride_of
 from whale.data_prep.source import Episode, InputShard
 
@@ -50,15 +50,6 @@ def source_of(episode: Episode, spec: DatasetSpec, shard: InputShard) -> str:
     return _named(episode, spec.source_keys, shard)
 
 
-def _success(episode: Episode, spec: DatasetSpec) -> bool | None:
-    if spec.success is None:
-        return None
-    try:
-        return bool(np.asarray(feature_at(episode.metadata, spec.success)).item())
-    except KeyError:
-        return bool(np.ravel(feature_at(episode.steps, spec.success))[-1])
-
-
 def _instruction(episode: Episode, spec: DatasetSpec) -> str | None:
     if spec.instruction is None:
         return None
@@ -92,7 +83,7 @@ def numbers_of(episode: Episode, spec: DatasetSpec, camera: str) -> Numbers:
     """
     try:
         numbers = _numbers(episode, spec)
-        failed = spec.only_successes and not _success(episode, spec)
+        failed = spec.only_successes and not success_of(episode.metadata, episode.steps, spec)
     except KeyError as error:
         raise SkipEpisodeError(f"missing feature {error.args[0]}") from None
     except ValueError as error:
@@ -135,7 +126,8 @@ def to_clips(
         dataset=spec.name, episode=_named(episode, spec.episode_keys, shard), start=0, split=split,
         camera=config.camera, view=spec.cameras[config.camera], control_period_sec=k * spec.control_period_sec,
         action_type=spec.action_type, action_status=spec.action_status, instruction=_instruction(episode, spec),
-        success=_success(episode, spec), source=Source(shard.name, episode.record), tokenizer=None,
+        success=success_of(episode.metadata, episode.steps, spec), source=Source(shard.name, episode.record),
+        tokenizer=None, action_frame=frame.value,
     )
     window = config.clip_frames or length
     for start in range(0, length - 1, window):  # a single frame left over has nothing to predict
