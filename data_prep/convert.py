@@ -137,6 +137,26 @@ def spec_for(config: ConvertConfig, source: Source) -> DatasetSpec:
     return spec
 
 
+def convert_with(config: ConvertConfig, pool: ProcessPoolExecutor | None) -> int | None:
+    """`convert` in worker processes that are there already, or here."""
+    source = open_source(config.source, config.reader)
+    spec, known = spec_for(config, source), known_rows(config.known)
+    settings = _settings(config, spec, source, known)
+    with FolderLock(config.out, f"{settings} in {config.tasks} tasks", config.task) as lock:
+        table = frozen_split(pool, config, spec, source, known, settings, lock)
+        jobs = [_job(config, spec, source, shard, table) for shard in source.shards]
+        records = _second_pass(pool, config, [job for job in jobs if config.owns(job.shard.unit)])
+        records |= _read_done(config, (job for job in jobs if job.shard.unit not in records))
+        if left := len(jobs) - len(records):
+            say(f"{config.out}: task {config.task} of {config.tasks} is done; "
+                f"{left} of {len(jobs)} input shards are still to be done by other tasks")
+        elif not lock.may_finish():  # asked after all records were there, so the one that may finish saw them too
+            say(f"{config.out}: task {config.task} of {config.tasks} is done; another one is finishing")
+        else:
+            return finish(config, spec.name, [records[shard.unit] for shard in source.shards], source.shards, table)
+    return None
+
+
 def convert(config: ConvertConfig) -> int | None:
     """Write this task's clips to `config.out`, with `split.json` and `episodes.npy`.
 
@@ -147,20 +167,5 @@ def convert(config: ConvertConfig) -> int | None:
         UserError: the source cannot be read, no clip is left on one side, or another process is in the way.
         StoppedError: a signal came.
     """
-    source = open_source(config.source, config.reader)
-    spec, known = spec_for(config, source), known_rows(config.known)
-    settings = _settings(config, spec, source, known)
-    with stop_on_signal(), FolderLock(config.out, f"{settings} in {config.tasks} tasks", config.task) as lock:
-        with open_pool(config.workers) as pool:
-            table = frozen_split(pool, config, spec, source, known, settings, lock)
-            jobs = [_job(config, spec, source, shard, table) for shard in source.shards]
-            records = _second_pass(pool, config, [job for job in jobs if config.owns(job.shard.unit)])
-        records |= _read_done(config, (job for job in jobs if job.shard.unit not in records))
-        if left := len(jobs) - len(records):
-            say(f"{config.out}: task {config.task} of {config.tasks} is done; "
-                f"{left} of {len(jobs)} input shards are still to be done by other tasks")
-        elif not lock.may_finish():  # asked after all records were there, so the one that may finish saw them too
-            say(f"{config.out}: task {config.task} of {config.tasks} is done; another one is finishing")
-        else:
-            return finish(config, spec.name, [records[shard.unit] for shard in source.shards], source.shards, table)
-    return None
+    with stop_on_signal(), open_pool(config.workers) as pool:
+        return convert_with(config, pool)

@@ -10,8 +10,9 @@ from whale.data_prep.images import BadImageError, content_digest, decode_frames
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     """Smooth colours with edges and some noise, as a camera sees."""
     dice = np.random.default_rng(seed)
-    coarse = Image.fromarray(dice.integers(0, 256, (7, 7, 3), np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
-    image = np.asarray(coarse).astype(int) + dice.integers(-6, 7, (height, width, 1))
+    coarse = Image.fromarray(dice.integers(0, 256, (7, 7, 3), np.uint8))
+    image = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
+    image += dice.integers(-6, 7, (height, width, 1))
     image[height // 3 : height // 2, width // 4 : width // 2] = (200, 40, 90)
     return np.clip(image, 0, 255).astype(np.uint8)
 

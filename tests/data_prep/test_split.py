@@ -41,7 +41,8 @@ def rows_of(*episodes):
     return rows
 
 
-SHARDS = [InputShard(0, "a", "train", 0, 2, 9), InputShard(1, "b", "train", 2, 1, 9), InputShard(2, "c", "val", 0, 2, 9)]
+SHARDS = [InputShard(0, "a", "train", 0, 2, 9), InputShard(1, "b", "train", 2, 1, 9),
+          InputShard(2, "c", "val", 0, 2, 9)]
 
 
 def test_one_source_cannot_be_split():

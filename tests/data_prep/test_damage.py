@@ -1,0 +1,140 @@
+"""Damaged input, duplicates of earlier folders and specs that do not fit, on RLDS written without TensorFlow."""
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+from rlds_files import episode, film, write
+
+from whale.cli import main
+from whale.clips.codec import encode
+from whale.clips.reader import ClipReader
+from whale.config import dump_config
+from whale.data_prep.oxe.spec import ActionSpec, DatasetSpec, Frame, Part
+
+EPISODES, FRAMES = 6, 5
+SPEC = DatasetSpec(
+    name="generated", cameras={"image": "external"}, control_period_sec=0.2, source_keys=("file_path",),
+    action=ActionSpec(
+        frame=Frame.BASE, position=Part(key="action", size=3), gripper=Part(key="action", first=6, size=1)),
+    episode_keys=("file_path",), instruction=None,
+)  # fmt: skip
+
+
+def generate(folder, first: int = 0):
+    """Two shards of episodes that are named by their number."""
+    made = []
+    for i in range(first, first + 2 * EPISODES):
+        dice = np.random.default_rng(i)
+        made.append(episode(f"episode_{i}", film(dice, FRAMES, 32, "PNG"), dice.normal(0, 0.02, (FRAMES, 7))))
+    return write(folder / "generated" / "1.0.0", [made[:EPISODES], made[EPISODES:]])
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return generate(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory):
+    """A YAML file that describes the dataset, as a user would write it."""
+    path = tmp_path_factory.mktemp("spec") / "generated.yaml"
+    text = "\n".join(f"  {line}" for line in dump_config(SPEC).splitlines())
+    path.write_text(f"spec:\n{text}\ncamera: image\nval_fraction: 0.5\nsize_px: 32\n")
+    return path
+
+
+@pytest.fixture
+def run(described, capsys):
+    """Convert here; the exit code and what was said."""
+
+    def convert(source, out, *words):
+        code = main(["data_prep", "convert", str(described), f"source={source}", f"out={out}", *words])
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    return convert
+
+
+def held(folder) -> dict[tuple[str, int], tuple[str, dict]]:
+    """Side and encoded members of every clip, by file and record."""
+    clips = {}
+    for split in ("train", "val"):
+        reader = ClipReader(folder, split)
+        for k in range(len(reader)):
+            clip = reader.read(k)
+            clips[clip.info.source.file, clip.info.source.record] = split, encode(clip)
+    return clips
+
+
+def left_out(folder) -> list[dict]:
+    return json.loads((folder / "quarantine.json").read_text())["episodes"]
+
+
+def damage(raw: bytes, dice: random.Random, cut: bool) -> bytes:
+    if cut:
+        return raw[: dice.randrange(len(raw))]
+    at = dice.randrange(8 * len(raw))
+    changed = bytearray(raw)
+    changed[at // 8] ^= 1 << at % 8
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["flipped", "cut"])
+def test_a_damaged_record_is_quarantined_and_the_others_are_as_they_were(run, source, tmp_path, cut):
+    assert run(source, tmp_path / "clean")[0] == 0
+    clean, dice = held(tmp_path / "clean"), random.Random(cut)
+    copy = shutil.copytree(source, tmp_path / "copy" / "1.0.0")
+    shard = copy / "generated-train.tfrecord-00000-of-00002"
+    raw = shard.read_bytes()
+    for i in range(15):
+        shard.write_bytes(damage(raw, dice, cut))
+        code, said = run(copy, out := tmp_path / f"out_{i}")
+        assert code == 1 and "cannot be read" in said
+        clips = held(out)
+        lost = {(one["file"], one["record"] + k) for one in left_out(out) for k in range(one["num_records"])}
+        assert lost and clips == {key: value for key, value in clean.items() if key not in lost}
+        assert all(one["reason"].startswith("unreadable: ") and one["offset"] is not None for one in left_out(out))
+        shutil.rmtree(out)
+
+
+def test_what_earlier_folders_hold_is_left_out_and_nothing_else(run, source, tmp_path):
+    raw = source / "generated-train.tfrecord-00000-of-00002"
+    other = generate(tmp_path / "more", first=EPISODES)  # its first shard is the second one of `source`
+    copy = shutil.copytree(source, tmp_path / "copy" / "1.0.0")
+    (copy / raw.name).write_bytes(raw.read_bytes()[: raw.stat().st_size // 3])
+    assert run(copy, tmp_path / "first")[0] == 1
+    for known, expected in ((["first"], EPISODES), (["first", "first"], EPISODES), ([], 0)):
+        folders = ", ".join(str(tmp_path / one) for one in known)
+        assert run(other, tmp_path / "second", f"known=[{folders}]")[0] == 0
+        reasons = Counter(one["reason"].split(" in ")[0] for one in left_out(tmp_path / "second"))
+        assert sum(reasons.values()) == expected and len(held(tmp_path / "second")) == 2 * EPISODES - expected
+        assert not expected or reasons["duplicate: of record 0 of input shard 1"] == 1
+    lost = {one["record"] + i for one in left_out(tmp_path / "first") for i in range(one["num_records"])}
+    assert run(source, tmp_path / "third", f"known=[{tmp_path / 'first'}]")[0] == 0
+    assert len(lost) > 2 and set(held(tmp_path / "third")) == {(raw.name, record) for record in lost}
+
+
+def test_a_feature_that_the_spec_names_and_no_episode_has_is_told_before_any_clip(run, source, tmp_path):
+    code, said = run(source, tmp_path / "out", "spec.has_rewards=true")
+    assert code == 2 and "12 missing feature reward" in said and "correct `spec`" in said
+    assert not list(tmp_path.glob("out/*.tar"))
+
+
+def test_a_version_that_the_spec_does_not_hold_for_is_refused(run, source, tmp_path):
+    code, said = run(source, tmp_path / "out", "spec.versions=[0.9.0, 2.0.0]")
+    assert code == 2 and "does not hold for version 1.0.0" in said and "fetch version 0.9.0 or 2.0.0" in said
+    code, said = run(source, tmp_path / "out", "dataset=generated")
+    assert code == 2 and "not both" in said
+
+
+def test_nothing_of_tensorflow_is_loaded(source, described, tmp_path):
+    script = ("import sys\nfrom whale.cli import main\n"
+              f"code = main(['data_prep', 'convert', {str(described)!r}, 'source={source}', 'out={tmp_path}/out'])\n"
+              "assert code == 0 and not {'tensorflow', 'tensorflow_datasets'} & set(sys.modules)\n")
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)

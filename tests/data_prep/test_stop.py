@@ -1,0 +1,25 @@
+"""A batch system asks a conversion to stop: it does so at once, says so, and the next start goes on."""
+
+import signal
+import time
+
+import pytest
+
+
+@pytest.mark.parametrize(("point", "workers", "number"), [
+    ("notes/00001.json", 1, signal.SIGTERM), ("train-00001-000.tar", 2, signal.SIGUSR1),
+    ("stats.json", 1, signal.SIGTERM),
+])  # fmt: skip
+def test_a_signal_ends_a_conversion_and_the_same_command_goes_on(
+    start, convert, settings, clips, bytes_of, tmp_path, point, workers, number
+):
+    out = tmp_path / "out"
+    running = start("convert", before=point, **settings, out=out, workers=workers)
+    begin = time.monotonic()
+    running.process.send_signal(number)
+    said = running.process.communicate(timeout=60)[0]
+    assert running.process.returncode == 75, said
+    assert f"stopped by {number.name}; the same command goes on" in said and "Traceback" not in said
+    assert time.monotonic() - begin < 10 and not (out / "manifest.json").exists()
+    convert(out)
+    assert bytes_of(out) == bytes_of(clips)
