@@ -71,6 +71,8 @@ def _decode(images: Sequence[bytes], which: Sequence[int], size_px: int | None, 
     factor = _reduction(images[which[0]], size_px)
     reduced = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
     flags = cv2.IMREAD_IGNORE_ORIENTATION | reduced.get(factor, cv2.IMREAD_COLOR)
+    if not bgr:  # decoded straight into RGB, which saves a pass over the pixels
+        flags = flags & ~cv2.IMREAD_COLOR | cv2.IMREAD_COLOR_RGB
     frames: np.ndarray | None = None
     for i, step in enumerate(which):
         try:
@@ -84,10 +86,7 @@ def _decode(images: Sequence[bytes], which: Sequence[int], size_px: int | None, 
             frames = np.empty((len(which), *image.shape), np.uint8)
         if image.shape != frames.shape[1:]:
             raise BadImageError(f"the image of step {step} has another size than the first")
-        if bgr:  # OpenCV gives blue first
-            frames[i] = image
-        else:
-            cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=frames[i])
+        frames[i] = image
     assert frames is not None
     return frames
 
