@@ -110,11 +110,17 @@ def read_folder(folder: str, split: str) -> list[Any]:
     return [_values(episode, tf) for episode in data]
 
 
-def pixels(folder: str, split: str, camera: str) -> list[np.ndarray]:
-    """Decoded frames of each episode, uint8 [T, H, W, 3]."""
-    _, tfds = _import()
-    data = tfds.builder_from_directory(folder).as_dataset(split=split, shuffle_files=False)
-    return [np.stack([step["observation"][camera].numpy() for step in episode["steps"]]) for episode in data]
+def pixels(folder: str, split: str, camera: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Frames of each episode, uint8 [T, H, W, 3], as it decodes them, and with libjpeg's accurate DCT instead."""
+    tf, tfds = _import()
+    builder = tfds.builder_from_directory(folder)
+    data = builder.as_dataset(split=split, shuffle_files=False)
+    fast = [np.stack([step["observation"][camera].numpy() for step in episode["steps"]]) for episode in data]
+    accurate = [
+        np.stack([tf.io.decode_jpeg(step["observation"][camera], dct_method="INTEGER_ACCURATE").numpy() for step in one])
+        for one in (episode["steps"] for episode in read_folder(folder, split))
+    ]
+    return list(zip(fast, accurate, strict=True))
 
 
 def tfds_source(folder: str, cameras: list[str]) -> list[Any]:
