@@ -33,7 +33,8 @@ def stride_of(control_period_sec: float, target_sec: float | None) -> int:
 def resample(numbers: Numbers, k: int, frame: str, action_type: ActionType) -> Numbers:
     """Steps 0, k, 2k, ..., each standing for the k from it on; the last for what is left, and its action is not known.
 
-    Deltas are composed in the axes of `frame` (`base` or `tool`); of absolute actions the last is what was asked for.
+    Deltas are composed in the axes of `frame` (`base` or `tool`), those of joints added; of absolute actions the last is
+    what was asked for.
     """
     if k == 1:
         return numbers
@@ -49,6 +50,8 @@ def resample(numbers: Numbers, k: int, frame: str, action_type: ActionType) -> N
     steps = groups(numbers.actions)
     is_delta = action_type in (ActionType.EEF_DELTA, ActionType.PLANAR)
     actions = merge([steps[:, i] for i in range(k)], frame) if is_delta else steps[:, -1].copy()
+    if action_type is ActionType.JOINT:  # differences of up to six joints, and the gripper
+        actions[:, :6] = steps[..., :6].sum(1)
     known: np.ndarray = np.all(groups(numbers.action_known), 1)
     known[-1] = False  # no kept frame follows
     rewards = None if numbers.rewards is None else groups(numbers.rewards.astype(np.float64)).sum(1).astype(np.float32)

@@ -52,10 +52,16 @@ def test_the_rate_of_the_data_changes_no_bit(length, seed, frame):
     assert resample(numbers, 1, frame, ActionType.EEF_DELTA) is numbers
 
 
-@pytest.mark.parametrize("kind", [ActionType.JOINT, ActionType.EEF_ABSOLUTE])
-def test_of_absolute_actions_the_last_is_kept(kind):
+def test_joint_differences_are_added():
+    numbers = random_numbers(9, 0)
+    fewer = resample(numbers, 4, "base", ActionType.JOINT)
+    assert np.allclose(fewer.actions[:2, :6], numbers.actions[:8, :6].reshape(2, 4, 6).sum(1), atol=1e-5)
+    assert np.array_equal(fewer.actions[:2, 6], numbers.actions[[3, 7], 6])
+
+
+def test_of_absolute_actions_the_last_is_kept():
     numbers = random_numbers(7, 0)
-    assert np.array_equal(resample(numbers, 3, "base", kind).actions[:2], numbers.actions[[2, 5]])
+    assert np.array_equal(resample(numbers, 3, "base", ActionType.EEF_ABSOLUTE).actions[:2], numbers.actions[[2, 5]])
 
 
 def test_an_unknown_step_makes_the_whole_unknown():
