@@ -33,8 +33,8 @@ def stride_of(control_period_sec: float, target_sec: float | None) -> int:
 def resample(numbers: Numbers, k: int, frame: str, action_type: ActionType) -> Numbers:
     """Steps 0, k, 2k, ..., each standing for the k from it on; the last for what is left, and its action is not known.
 
-    Deltas are composed in the axes of `frame` (`base` or `tool`), those of joints added; of absolute actions the last is
-    what was asked for.
+    Deltas are composed in the axes of `frame` (`base` or `tool`), those of joints added; of absolute actions the last
+    is what was asked for.
     """
     if k == 1:
         return numbers
