@@ -33,7 +33,7 @@ def episodes_in(address: str) -> dict[str, dict[str, Path]]:
     inside = list_folder(address)
     if not is_local(address):
         if any(name.endswith(".mp4") for name in inside):
-            raise UserError(f"the videos in {address} are not on this machine", "`whale data_prep fetch` them first")
+            raise UserError(f"the videos in {address} are not on this machine", "copy the folder here first")
         return {}
     videos = {name[:-4]: {"video": Path(address, name)} for name in inside if name.endswith(".mp4")}
     for name, size in inside.items():

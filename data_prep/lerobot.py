@@ -2,8 +2,9 @@
 
 Columns become features by their dotted names: `observation.images.top` is the camera `images/top` of `observation`;
 where a name continues that of another column (`action` and `action.original`), the rest keeps its dots. `next.reward`
-is the reward, `language_instruction` the text of the task. Row t shows frame t of its episode, whatever its time stamp:
-time may start anywhere, and a video may go on behind the last row. info.json's splits are not used: all is `train`.
+is the reward, `language_instruction` the text of the task; the last row is terminal where its `next.done` is set. Row t
+shows frame t of its episode, whatever its time stamp: time may start anywhere, and a video may go on behind the last
+row. The splits of info.json are not used: all is `train`.
 """
 
 import functools
@@ -105,24 +106,25 @@ class LeRobotSource:
         try:
             listed = list(self._list(_rows(address, tables if self._v3 else ["meta/episodes.jsonl"])))
             tasks = _rows(address, ["meta/tasks.parquet" if self._v3 else "meta/tasks.jsonl"])
-            # The column of the text has several names.
+            # The one text of each row: its column goes by several names.
             self._tasks = {row["task_index"]: next(v for v in row.values() if isinstance(v, str)) for row in tasks}
             self._features = self._info["features"]
             images = [name for name in self._features if self._features[name]["dtype"] in ("video", "image")]
-        except (KeyError, TypeError, ValueError, IndexError, StopIteration, AttributeError) as error:
+            self._cameras = {_path(name, self._features).removeprefix("observation/"): name for name in images}
+            places = range(0, len(listed), EPISODES_A_UNIT)
+            self._units = ([list(group) for _, group in groupby(listed, key=lambda one: one.data)] if self._v3
+                           else [listed[i : i + EPISODES_A_UNIT] for i in places])
+            self.shards = tuple(self._shards(images, sizes))
+        except (LookupError, TypeError, ValueError, ArithmeticError, StopIteration, AttributeError) as error:
             problem = f"the tables in {address}/meta are not those of LeRobot {version}: {error!r}"
             raise UserError(problem, "fetch the dataset again") from None
-        self._cameras = {_path(name, self._features).removeprefix("observation/"): name for name in images}
-        places = range(0, len(listed), EPISODES_A_UNIT)
-        self._units = ([list(group) for _, group in groupby(listed, key=lambda one: one.data)] if self._v3
-                       else [listed[i : i + EPISODES_A_UNIT] for i in places])
-        shards: list[InputShard] = []
-        for unit in self._units:
+    def _shards(self, images: list[str], sizes: dict[str, int]) -> Iterator[InputShard]:
+        first = 0
+        for number, unit in enumerate(self._units):
             files = {path for one in unit for path in (one.data, *(self._video(one, name) for name in images))}
-            counts = sum(one.num_records for one in unit), sum(sizes.get(path, 0) for path in files)
-            first = shards[-1].first + shards[-1].num_records if shards else 0
-            shards.append(InputShard(len(shards), join(address, unit[0].data), "train", first, *counts))
-        self.shards = tuple(shards)
+            count, num_bytes = sum(one.num_records for one in unit), sum(sizes.get(path, 0) for path in files)
+            yield InputShard(number, join(self.address, unit[0].data), "train", first, count, num_bytes)
+            first += count
 
     def __reduce__(self) -> Any:
         return _reopened, (self.address,)  # a worker reads the tables once, instead of being sent them for every unit
@@ -166,7 +168,7 @@ class LeRobotSource:
                 known = ", ".join(self._cameras)
                 raise UserError(f"{self.address} has no camera {camera!r}", f"choose one of: {known}")
             if self._features[self._cameras[camera]]["dtype"] == "video" and not is_local(self.address):
-                raise UserError(f"the videos of {self.address} are not on this machine", "`whale data_prep fetch` it")
+                raise UserError(f"the videos of {self.address} are not on this machine", "copy the folder here first")
         unwanted = [name for camera, name in self._cameras.items() if camera not in cameras]
         record = 0
         for data, group in groupby(self._units[shard.unit], key=lambda one: one.data):

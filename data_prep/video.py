@@ -24,27 +24,20 @@ BATCH = 32
 """Frames that decord gives at a time; bounds the memory."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Container:
-    """What is in a video file."""
+    """What is in a video file; time stamps are int64, rising, in units of `unit_sec`."""
 
     codec: str
     fps: float
     """Frames per second, on average over the time stamps."""
-    frames: int
-    """Counted, not taken from the header."""
     height: int
     width: int
-
-
-@dataclass(frozen=True)
-class _Index:
-    """Where the frames are: time stamps int64, rising, in units of `unit_sec`."""
-
-    times: np.ndarray
-    keys: np.ndarray
     unit_sec: float
-    container: Container
+    times: np.ndarray
+    """Of every frame."""
+    keys: np.ndarray
+    """Of those that decode by themselves."""
 
 
 @contextlib.contextmanager
@@ -62,41 +55,35 @@ def _opened(path: str) -> Iterator[tuple[Any, Any]]:
 
 
 @functools.lru_cache(maxsize=16)
-def _read_index(path: str, _size: int, _changed_ns: int) -> _Index:
+def _read_container(path: str, _size: int, _changed_ns: int) -> Container:
     with _opened(path) as (file, stream):
         packets = [one for one in file.demux(stream) if one.size and not one.is_discard]
-        times = np.array(sorted({one.pts for one in packets if one.pts is not None}), np.int64)
-        if not len(times) or len(times) != len(packets):
-            raise BadImageError(f"{path} has {len(packets)} frames with {len(times)} time stamps")
-        unit_sec = float(stream.time_base)
-        fps = (len(times) - 1) / ((times[-1] - times[0]) * unit_sec) if len(times) > 1 else 0.0
-        codec = stream.codec_context
-        name = "av1" if "av1" in codec.name or codec.name == "libdav1d" else codec.name
-        container = Container(name, round(float(fps), 3), len(times), codec.height, codec.width)
-        keys = np.array(sorted(one.pts for one in packets if one.is_keyframe), np.int64)
-        return _Index(times, keys, unit_sec, container)
-
-
-def _index(path: str) -> _Index:
-    try:
-        found = Path(path).stat()
-    except OSError:
-        raise BadImageError(f"{path} is missing") from None
-    return _read_index(path, found.st_size, found.st_mtime_ns)
+        times, keys = (np.array(sorted({one.pts for one in some if one.pts is not None}), np.int64)
+                       for some in (packets, [one for one in packets if one.is_keyframe]))
+        if not len(keys) or len(times) != len(packets):
+            raise BadImageError(f"{path}: {len(packets)} frames, {len(times)} time stamps, {len(keys)} key frames")
+        unit_sec, codec = float(stream.time_base), stream.codec_context
+        fps = float((len(times) - 1) / ((times[-1] - times[0]) * unit_sec)) if len(times) > 1 else 0.0
+        name = "av1" if codec.name == "libdav1d" else codec.name
+        return Container(name, round(fps, 3), codec.height, codec.width, unit_sec, times, keys)
 
 
 def container_info(path: str) -> Container:
-    """Codec, rate, number of frames and size of a local video file.
+    """What is in a local video file, read from all its packets, not from its header.
 
     Raises:
         BadImageError: it is missing, damaged, or no video.
     """
-    return _index(path).container
+    try:
+        found = Path(path).stat()
+    except OSError:
+        raise BadImageError(f"{path} is missing") from None
+    return _read_container(path, found.st_size, found.st_mtime_ns)
 
 
-def _seek(file: Any, stream: Any, index: _Index, time: int) -> None:
+def _seek(file: Any, stream: Any, found: Container, time: int) -> None:
     """Go to the last key frame up to a time: from there on every frame that is not earlier than it decodes."""
-    for start in (index.keys[index.keys <= time][-1], index.times[0]):
+    for start in (found.keys[found.keys <= time][-1], found.times[0]):
         file.seek(int(start), stream=stream)
         # A seek goes by decoding time, so it may end behind the key frame; then everything is decoded.
         if next(file.demux(stream)).pts == start:
@@ -126,7 +113,7 @@ def by_decord(path: str, wanted: Sequence[int]) -> Iterator[np.ndarray]:
     decord = _import_decord()
     try:
         reader = decord.VideoReader(path, num_threads=1)
-        if len(reader) != container_info(path).frames:
+        if len(reader) != len(container_info(path).times):
             raise RuntimeError(f"decord counts {len(reader)} frames in {path}")
         for start in range(0, len(wanted), BATCH):
             yield from reader.get_batch(list(wanted[start : start + BATCH])).asnumpy()
@@ -142,10 +129,10 @@ def by_av(path: str, wanted: Sequence[int]) -> Iterator[np.ndarray]:
     """
     from av.video.reformatter import VideoReformatter
 
-    index = _index(path)
-    awaited = index.times[list(wanted)].tolist()
+    found = container_info(path)
+    awaited = found.times[list(wanted)].tolist()
     with _opened(path) as (file, stream):
-        _seek(file, stream, index, awaited[0])
+        _seek(file, stream, found, awaited[0])
         reformatter = VideoReformatter()  # one for all frames: making it costs as much as decoding one
         for frame in file.decode(stream):
             if frame.pts == awaited[0]:
@@ -154,7 +141,7 @@ def by_av(path: str, wanted: Sequence[int]) -> Iterator[np.ndarray]:
             if not awaited or frame.pts > awaited[0]:
                 break
     if awaited:
-        raise BadImageError(f"{path}: the frame at {awaited[0] * index.unit_sec:.3f} s cannot be decoded")
+        raise BadImageError(f"{path}: the frame at {awaited[0] * found.unit_sec:.3f} s cannot be decoded")
 
 
 @dataclass(frozen=True)
@@ -175,7 +162,7 @@ class VideoFrames:
         Raises:
             BadImageError: the file has fewer frames, or one of these cannot be decoded.
         """
-        found = container_info(self.path).frames
+        found = len(container_info(self.path).times)
         if self.first + self.count > found:
             last = self.first + self.count - 1
             raise BadImageError(f"{self.path} has {found} frames, needed are {self.first} to {last}")
@@ -199,11 +186,11 @@ class VideoFrames:
         Raises:
             BadImageError: the file is missing, damaged, or no video.
         """
-        index = _index(self.path)
-        times = index.times[self.first : self.first + self.count]
+        found = container_info(self.path)
+        times = found.times[self.first : self.first + self.count]
         digest = hashlib.sha256()
         with _opened(self.path) as (file, stream):
-            _seek(file, stream, index, int(times[0]))
+            _seek(file, stream, found, int(times[0]))
             for packet in file.demux(stream):
                 if packet.dts is None or packet.dts > times[-1]:
                     break
@@ -228,12 +215,11 @@ def episode_frames(
     Raises:
         BadImageError: it has fewer frames than rows, or the file is missing, damaged, or no video.
     """
-    index = _index(path)
-    margin_sec = 0.5 / index.container.fps if index.container.fps else 0.0
-    seconds = (index.times - index.times[0]) * index.unit_sec + margin_sec
+    found = container_info(path)
+    margin_sec = 0.5 / found.fps if found.fps else 0.0
+    seconds = (found.times - found.times[0]) * found.unit_sec + margin_sec
     first, stop = (int(place) for place in np.searchsorted(seconds, (start_sec, stop_sec)))
     if stop - first < rows:
         raise BadImageError(f"{path} has {stop - first} frames for {rows} rows")
-    found = index.container
     told = {"video_fps": found.fps, "video_codec": found.codec, "video_frames": stop - first, "rows": rows}
     return VideoFrames(path, first, rows), told

@@ -36,6 +36,7 @@ def write_video(
     with av.open(str(path), "w") as file:
         stream = file.add_stream(codec, rate=rate, options=options or {})
         stream.height, stream.width, stream.pix_fmt, stream.gop_size = height, width, pixels, gop
+        stream.codec_context.thread_count = 1  # several may give other bytes each time
         stream.time_base = stream.codec_context.time_base = UNIT_SEC
         for i, number in enumerate(numbers):
             frame = av.VideoFrame.from_ndarray(frame_of(number, height, width), format="rgb24")

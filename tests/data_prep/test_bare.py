@@ -108,7 +108,7 @@ def test_videos_must_be_here(folder):
 
     address = f"memory://{folder.parent.name}/demos"
     fsspec.filesystem("memory").pipe(f"{address}/a.mp4", b"")
-    with pytest.raises(UserError, match="fetch"):
+    with pytest.raises(UserError, match="not on this machine"):
         open_source(address)
 
 

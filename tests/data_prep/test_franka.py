@@ -97,7 +97,7 @@ def test_all_of_it_is_converted_at_a_quarter_of_its_rate(converted, source):
 def test_the_frames_are_those_of_the_file(converted, source):
     for episode, clip in list(zip(episodes_of(source), converted, strict=True))[::10]:
         video = episode.steps["observation"]["images"]["right_cam"]
-        assert container_info(video.path).frames == len(video) + 1
+        assert len(container_info(video.path).times) == len(video) + 1
         np.testing.assert_array_equal(clip.frames, video.decode(range(0, len(video), 4), 64))
 
 

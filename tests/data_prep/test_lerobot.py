@@ -243,7 +243,7 @@ FAULTS = {
     "video a pointer": (lambda f: video(f).write_text("version https://git-lfs.github.com"), r"damaged, or no video"),
     "video too short": (lambda f: write_video(video(f), range(11)), r"1.mp4 has 11 frames for 12 rows"),
     "row missing": (lambda f: change_rows(data(f), lambda rows: rows[1:]), r"11 rows, the table of episodes says 12"),
-    "row twice": (lambda f: change_rows(data(f), lambda rows: rows + rows[-1:]), r"13 rows, the table of episodes says"),
+    "row twice": (lambda f: change_rows(data(f), lambda rows: rows + rows[-1:]), r"13 rows, the table of episodes"),
     "rows swapped": (lambda f: change_rows(data(f), lambda rows: rows[::-1]), r"frame_index does not count from 0"),
     "another's rows": (lambda f: shutil.copy(data(f).with_name("episode_000000.parquet"), data(f)), r"1: 0 rows"),
     "value missing": (lambda f: change_rows(data(f), with_value(4, "action", None)), r"column action: row 4 is empty"),
@@ -342,7 +342,7 @@ def test_tables_may_be_anywhere_but_videos_must_be_here(shipped):
             fsspec.filesystem("memory").pipe(f"{address}/{path.relative_to(shipped)}", path.read_bytes())
     for index, one in enumerate(read(address, ())):
         check(one, index)
-    with pytest.raises(UserError, match="fetch"):
+    with pytest.raises(UserError, match="not on this machine"):
         read(address)
 
 
@@ -358,3 +358,13 @@ def test_damage_anywhere_is_told(folder):
         assert len(found) == len(LENGTHS)
         reasons += any(isinstance(one, Unreadable) for one in found)
     assert reasons
+
+
+@pytest.mark.parametrize("change", [{"data_path": "data/{name}.parquet"}, {"video_path": None}, {"chunks_size": 0},
+                                    {"features": {"observation.images.top": {}}}, {"total_episodes": "many"}])
+def test_an_info_that_is_wrong_is_named(v2, tmp_path, change):
+    folder = Path(shutil.copytree(v2, tmp_path / "drawers"))
+    info = json.loads((folder / "meta/info.json").read_text()) | change
+    (folder / "meta/info.json").write_text(json.dumps(info))
+    with pytest.raises(UserError, match="not those of LeRobot"):
+        open_source(str(folder))
