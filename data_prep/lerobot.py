@@ -179,7 +179,7 @@ class LeRobotSource:
                         raise ValueError(one.problem)
                     table = table or _read_table(join(self.address, data), unwanted)
                     yield self._episode(record, one, table, cameras)
-                except (KeyError, ValueError) as error:
+                except (KeyError, TypeError, ValueError) as error:
                     yield Unreadable(record, None, str(error), one.num_records)
                 record += one.num_records
 
@@ -195,15 +195,15 @@ class LeRobotSource:
                 _put(steps, _path(name, part.column_names), _values(part[name], is_number))
             except ValueError as error:
                 raise ValueError(f"{where}, column {name}: {error}") from None
-        if not np.array_equal(steps.get("frame_index", own - own[0]), own - own[0]):
+        if not np.array_equal(np.ravel(steps.get("frame_index", own - own[0])), own - own[0]):
             raise ValueError(f"{where}: frame_index does not count from 0 to {len(own) - 1}")
         following = steps.get("next", {})
         if "reward" in following:
             steps["reward"] = following["reward"]
         if "done" in following:
-            steps["is_terminal"][-1] = following["done"][-1]
+            steps["is_terminal"][-1] = np.ravel(following["done"])[-1]
         if "task_index" in steps:
-            steps["language_instruction"] = [self._tasks.get(int(task), "") for task in steps["task_index"]]
+            steps["language_instruction"] = [self._tasks.get(int(task), "") for task in np.ravel(steps["task_index"])]
         told = {key: value for key, value in one.row.items() if isinstance(value, str | int | float) and "/" not in key}
         videos = []
         for name in (self._cameras[camera] for camera in cameras):

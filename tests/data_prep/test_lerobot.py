@@ -273,6 +273,13 @@ def test_what_is_wrong_with_an_episode_is_told_and_the_others_are_read(v2, tmp_p
         check(found[index], index)
 
 
+def test_single_numbers_may_be_lists_of_one(v2, tmp_path):
+    folder = Path(shutil.copytree(v2, tmp_path / "drawers"))
+    single = ("task_index", "frame_index", "next.done")
+    change_rows(data(folder), lambda rows: [one | {name: [one[name]] for name in single} for one in rows])
+    check(read(folder)[1], 1)
+
+
 def test_an_episode_that_is_listed_twice_is_read_once(v2, tmp_path):
     folder = Path(shutil.copytree(v2, tmp_path / "drawers"))
     relist(folder, lambda rows: [*rows, rows[1]])
