@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from whale.clips.clip import ActionType
-from whale.data_prep.oxe.rotations import rotvec_from_matrix
 from whale.data_prep.oxe.spec import ActionSpec, DatasetSpec, Frame, Motion, Part, Rotation
 from whale.data_prep.oxe.transforms import canonical_actions, feature_at, frame_of, poses
+from whale.rotations import rotvec_from_matrix
 
 Reading: TypeAlias = tuple[np.ndarray, np.ndarray]
 """Commanded and measured translation (m) and rotation vector (rad) of each step, float64 [T - 1, 6] each."""

@@ -4,7 +4,6 @@ import numpy as np
 
 from whale.data_prep.oxe.spec import Rotation
 from whale.rotations import matrix_from_rotvec
-from whale.rotations import rotvec_from_matrix as rotvec_from_matrix
 
 
 def matrix_from_euler(angles: np.ndarray) -> np.ndarray:

@@ -4,8 +4,9 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from whale.data_prep.oxe.registry import REGISTRY
-from whale.data_prep.oxe.rotations import matrix_from_euler, rotvec_from_matrix
+from whale.data_prep.oxe.rotations import matrix_from_euler
 from whale.data_prep.oxe.transforms import canonical_actions
+from whale.rotations import rotvec_from_matrix
 
 angles = st.floats(-7, 7)
 
