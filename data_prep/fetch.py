@@ -6,7 +6,6 @@ the files, after the last: so a file that is there with its size, and listed as 
 
 import dataclasses
 import re
-import shutil
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +16,7 @@ from pydantic import Field, TypeAdapter
 
 from whale.config import configclass
 from whale.data_prep.download import Download, digest_of, partial_path
-from whale.data_prep.files import Found, find_files, join, list_folder, read_json, size_text
+from whale.data_prep.files import Found, find_files, free_bytes, join, list_folder, read_json, size_text
 from whale.data_prep.lock import FolderLock
 from whale.data_prep.oxe.mixtures import mixture_of
 from whale.data_prep.oxe.registry import REGISTRY
@@ -159,8 +158,7 @@ class _Dataset:
 
 
 def _check_space(out: Path, needed: int) -> None:
-    there = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
-    free = shutil.disk_usage(there).free
+    free = free_bytes(out)
     say(f"{size_text(needed)} to fetch, {size_text(free)} free in {out}")
     if needed > free:
         raise UserError(f"{out} has {size_text(free)} free, {size_text(needed)} are to be fetched", "make room")
@@ -179,8 +177,8 @@ def _look(config: FetchConfig) -> list[_Dataset]:
         except Exception as error:  # as in download.py
             problems.append(f"{join(config.root, name)} cannot be listed: {type(error).__name__}: {error}")
     if problems:
-        remedy = "correct `root` or `datasets`, or choose another source; whatever is there can be fetched without these"
-        raise UserError("\n  - ".join([f"{len(problems)} of {len(wanted)} datasets cannot be fetched:", *problems]), remedy)
+        told = "\n  - ".join([f"{len(problems)} of {len(wanted)} datasets cannot be fetched:", *problems])
+        raise UserError(told, "correct `root` or `datasets`, or fetch the others without these")
     return datasets
 
 

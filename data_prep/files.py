@@ -5,6 +5,7 @@ Local files never go through fsspec. It is the only file that imports it.
 
 import json
 import posixpath
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -137,6 +138,12 @@ def read_range(address: str, start: int, stop: int) -> bytes:
             return file.read(stop - start)
     files, path = _remote(address)
     return cast(bytes, files.cat_file(path, start=start, end=stop))
+
+
+def free_bytes(folder: Path) -> int:
+    """Room on the disk where a folder is, or will be."""
+    there = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.is_dir())
+    return shutil.disk_usage(there).free
 
 
 def size_text(num_bytes: float) -> str:

@@ -22,6 +22,7 @@ TASKS: dict[str, tuple[str, dict[str, str]]] = {
             "collect": "roll graded policies in a simulator and write their episodes as RLDS",
             "convert": "turn RLDS episodes into webdataset tars of pixel clips",
             "fetch": "copy datasets from any address, resumable, with their sizes told first",
+            "plan": "estimate size, time and memory of conversions from a measured sample",
             "tokenize": "turn pixel clips into token clips with a trained tokenizer",
             "verify": "rehash every shard and read every clip",
         },
