@@ -1,4 +1,5 @@
 import itertools
+import multiprocessing
 import pickle
 import re
 import shutil
@@ -10,7 +11,6 @@ import torch
 
 from whale.actions import ActionStatus
 from whale.clips.loader import ClipLoader, DataConfig, DataSource
-from whale.clips.open_files import OpenFiles
 from whale.clips.reader import ClipReader
 from whale.clips.stats import read_scale
 from whale.config import configclass, load_config
@@ -51,7 +51,7 @@ def test_an_epoch_has_every_clip_once(toy_folder, ranks, workers):
     whole = [heads[f[0].numpy().tobytes()] for f in epoch["frames"] if f[0].numpy().tobytes() in heads]
     assert sorted(whole) == sorted(heads.values())
     loader = ClipLoader(config_of(toy_folder), "train")
-    assert sorted(loader._batches.mixture.at(p)[1] for p in range(23)) == list(range(23))
+    assert sorted(loader._batches.mixture.at(np.arange(23))[1]) == list(range(23))
     assert loader.epoch_length == 23
 
 
@@ -62,6 +62,28 @@ def test_resuming_goes_on_as_if_never_stopped(toy_folder):
     assert (state.epoch, state.position) == divmod(28, 23)
     start = ClipLoader(config, "train", 1, 2).resume_position(state)
     assert_same(take(config, 3, start=start, ranks=2), take(config, 10)[7:])
+
+
+def test_batches_take_nothing_from_the_process_own_random_numbers(toy_folder):
+    before = torch.get_rng_state()
+    for workers in (0, 2):
+        take(config_of(toy_folder, workers=workers), 4)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_first_batch_after_a_resume_needs_no_worker(toy_folder):
+    batches = ClipLoader(config_of(toy_folder, workers=2), "train").batches(10**9)
+    next(batches)
+    assert not multiprocessing.active_children()
+    next(batches)
+    assert len(multiprocessing.active_children()) == 2
+    batches.close()
+
+
+def test_clips_of_another_size_are_named(tmp_path, make_clip, make_folder):
+    folder = make_folder(tmp_path / "f", [[make_clip(0), make_clip(1, size=4)]])
+    with pytest.raises(UserError, match=r"clip 00000000001 of .* has frames \(4, 4, 3\), others \(8, 8, 3\)"):
+        next(ClipLoader(config_of(folder, batch=2), "train").batches())
 
 
 def test_resuming_refuses_other_data_and_another_seed(toy_folder):
@@ -77,9 +99,9 @@ def test_windows_are_runs_of_their_clip_and_line_up(toy_folder):
     scale = read_scale(toy_folder)[1]
     loader = ClipLoader(config_of(toy_folder, batch=23, frames=6), "train")
     batch = next(loader.batches())
-    starts = set()
+    starts, drawn = set(), loader._batches.mixture.at(np.arange(23))[1]
     for row in range(23):
-        clip = reader.read(loader._batches.mixture.at(row)[1])
+        clip = reader.read(int(drawn[row]))
         steps = clip.num_frames
         valid = batch["valid"][row].numpy()
         length = min(6, steps)
@@ -140,7 +162,7 @@ def test_two_sources_number_their_datasets_by_name(tmp_path, make_clip, make_fol
 def test_a_limit_takes_the_first_clips(toy_folder):
     source = DataSource(folder=toy_folder, clips=3)
     loader = ClipLoader(DataConfig(sources=(source,), frames=4, batch=3, workers=0), "train")
-    assert sorted(loader._batches.mixture.at(p)[1] for p in range(3)) == [0, 1, 2]
+    assert sorted(loader._batches.mixture.at(np.arange(3))[1]) == [0, 1, 2]
     with pytest.raises(UserError, match="24 are asked for"):
         ClipLoader(DataConfig(sources=(DataSource(folder=toy_folder, clips=24),), frames=4, batch=3), "train")
 
@@ -164,14 +186,23 @@ def test_an_error_for_the_user_survives_the_way_between_processes():
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_a_clip_damaged_on_disk_is_an_error_for_the_user(toy_folder, tmp_path, workers):
     folder = shutil.copytree(toy_folder, tmp_path / "damaged")
-    for shard in folder.glob("train-*.tar"):
+    batches = ClipLoader(config_of(folder, batch=23, workers=workers), "train").batches()
+    for shard in folder.glob("train-*.tar"):  # after the loader has looked at its first clip
         shard.write_bytes(bytes(shard.stat().st_size))
-    loader = ClipLoader(config_of(toy_folder, batch=23, workers=workers), "train")
-    for reader in loader._batches.readers:
-        reader.folder = folder  # the damage comes after the loader has looked at its first clip
-        reader.files = OpenFiles()
     with pytest.raises(UserError, match=r"train-0000\d-00\d\.tar at byte \d+ is damaged"):
-        next(loader.batches())
+        next(batches)
+
+
+def test_damage_that_a_worker_finds_is_an_error_for_the_user(toy_folder, tmp_path):
+    folder = shutil.copytree(toy_folder, tmp_path / "damaged")
+    batches = ClipLoader(config_of(folder, batch=1, workers=2), "train").batches()
+    for _ in range(3):
+        next(batches)
+    for shard in folder.glob("train-*.tar"):
+        shard.write_bytes(b"")
+    with pytest.raises(UserError, match=r"train-0000\d-00\d\.tar at byte \d+ is damaged"):
+        for _ in range(23):
+            next(batches)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from whale.clips.index import open_index
+from whale.clips.index import read_index
 from whale.clips.writer import ShardWriter
 
 
@@ -28,7 +28,7 @@ def test_shards_roll_over_and_carry_their_hashes(tmp_path, make_clip):
         path = tmp_path / shard.name
         assert hashlib.sha256(path.read_bytes()).hexdigest() == shard.sha256
         assert path.stat().st_size == shard.num_bytes
-        assert int(open_index(path)["num_frames"].sum()) == shard.num_frames
+        assert int(read_index(path)["num_frames"].sum()) == shard.num_frames
     assert not list(tmp_path.glob(".tmp-*"))
 
 

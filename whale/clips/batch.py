@@ -77,13 +77,12 @@ class BatchReader:
         return block
 
     def _fill(self, positions: np.ndarray, out: dict[str, np.ndarray]) -> None:
-        sources, ks = self.mixture.at_each(positions)
+        sources, ks = self.mixture.at(positions)
         num_frames = np.empty(len(ks), np.int64)
         slots = {source: np.flatnonzero(sources == source) for source in np.unique(sources).tolist()}
         for source, here in slots.items():
             num_frames[here] = self.readers[source].num_frames[ks[here]]
-        choices = np.maximum(1, num_frames - self.frames + 1).astype(np.uint64)
-        starts = self.mixture.offset(positions.astype(np.uint64), choices).astype(np.int64)
+        starts = self.mixture.offset(positions, np.maximum(1, num_frames - self.frames + 1))
         windows = Windows.zeros(starts, self.frames, out["tokens"] if "tokens" in out else out["frames"])
         scaled = windows.actions
         for source, here in slots.items():
@@ -107,5 +106,6 @@ class BatchReader:
                  for name, (dtype, shape, place) in self._fields.items()}  # fmt: skip
         if "tokens" in batch:
             wide = torch.empty(batch["tokens"].shape, dtype=torch.int64, pin_memory=block.is_pinned())
-            batch["tokens"] = wide.copy_(batch["tokens"])
+            wide.numpy()[:] = batch["tokens"].numpy()  # by one thread: several would fight with the workers
+            batch["tokens"] = wide
         return batch

@@ -10,7 +10,7 @@ import numpy as np
 
 from whale.actions import ACTION_DIM
 from whale.clips.clip import ActionType, Clip
-from whale.clips.codec import BLOCK_BYTES, BODIES, END_OF_TAR, entries, npy_layout
+from whale.clips.codec import BLOCK_BYTES, BODIES, entries, npy_layout
 from whale.errors import UserError
 
 INDEX_DTYPE = np.dtype([
@@ -24,6 +24,10 @@ INDEX_DTYPE = np.dtype([
 
 FACTS_BYTES = INDEX_DTYPE.fields["head_crc32"][1]  # type: ignore[index]
 """Bytes of a row before its checksums, which cover them too."""
+
+_DESCRIPTION = repr(INDEX_DTYPE.descr)
+HEADER_BYTES = -(-(len(_DESCRIPTION) + 80) // 64) * 64
+"""Of the file, before its rows."""
 
 REMEDY = "run `whale data_prep verify`, then the task that wrote the shard again"
 
@@ -67,21 +71,32 @@ def make_row(offset: int, key: int, raw: bytes, clip: Clip) -> tuple:
     return (*row.item()[:-2], head_crc32, zlib.crc32(raw[head:], head_crc32))
 
 
-def open_index(shard: Path) -> np.ndarray:
-    """The index of a shard, memory-mapped, with dtype INDEX_DTYPE.
+def _header(num_rows: int) -> bytes:
+    """The one header that an index of so many rows has: an `.npy` file of version 1.0."""
+    text = f"{{'descr': {_DESCRIPTION}, 'fortran_order': False, 'shape': ({num_rows},), }}"
+    text = text.ljust(HEADER_BYTES - 11) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
+def index_bytes(rows: list[tuple]) -> bytes:
+    """The content of an index file."""
+    return _header(len(rows)) + np.array(rows, INDEX_DTYPE).tobytes()
+
+
+def read_index(shard: Path) -> np.ndarray:
+    """The index of a shard, with dtype INDEX_DTYPE.
+
+    Its header is compared, not parsed: that is ten times as fast, and takes no other.
 
     Raises:
-        UserError: the index is missing, is not one, or does not cover the shard to its end.
+        UserError: the index is missing, or is not one.
     """
     path = index_path(shard)
     try:
-        index = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        content = path.read_bytes()
+    except OSError as error:
         raise UserError(f"the index {path} cannot be read: {error}", REMEDY) from None
-    if index.dtype != INDEX_DTYPE or index.ndim != 1 or len(index) == 0:
+    num_rows, rest = divmod(len(content) - HEADER_BYTES, INDEX_DTYPE.itemsize)
+    if rest or num_rows < 1 or not content.startswith(_header(num_rows)):
         raise UserError(f"{path} is no clip index of this format version", REMEDY)
-    end = int(index["offset"][-1]) + int(index["length"][-1]) + len(END_OF_TAR)
-    if not shard.is_file() or shard.stat().st_size != end:
-        found = f"has {shard.stat().st_size} bytes" if shard.is_file() else "is missing"
-        raise UserError(f"the shard {shard} {found}, its index says {end} bytes", REMEDY)
-    return index
+    return np.frombuffer(content, INDEX_DTYPE, offset=HEADER_BYTES)

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from whale.clips.clip import FORMAT_VERSION
-from whale.clips.index import open_index
+from whale.clips.index import read_index
 from whale.errors import UserError
 from whale.publish import write_json
 
@@ -100,10 +100,9 @@ def read_record(folder: Path, unit: int) -> UnitRecord | None:
 def _is_whole(path: Path, shard: ShardInfo) -> bool:
     """Whether a shard is there in full size, with its index."""
     try:
-        index = open_index(path)
-    except UserError:
+        return len(read_index(path)) == shard.num_clips and path.stat().st_size == shard.num_bytes
+    except (OSError, UserError):
         return False
-    return len(index) == shard.num_clips and path.stat().st_size == shard.num_bytes
 
 
 def read_done(folder: Path, unit: int, settings: str) -> UnitRecord | None:

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from whale.clips.shuffle import Index, key_of, permute
+from whale.clips.shuffle import key_of, permute
 from whale.errors import UserError
 
 BLOCK = 1024
@@ -62,17 +62,8 @@ class Mixture:
             rank[sources == source] = np.arange(self.counts[source])
         return sources, rank
 
-    def at(self, position: int) -> tuple[int, int]:
-        """Source, and clip in it, at a global position >= 0."""
-        block, slot = divmod(position, BLOCK)
-        sources, rank = self._layout(block)
-        source = int(sources[slot])
-        draw = block * int(self.counts[source]) + int(rank[slot])
-        epoch, index = divmod(draw, self.sizes[source])
-        return source, permute(index, self.sizes[source], key_of(self.seed, 2, source, epoch))
-
-    def at_each(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """`at` of int64 positions [N], as two int64 arrays [N]."""
+    def at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Source, and clip in it, at global positions >= 0: int64 [N] each."""
         blocks, slots = np.divmod(positions, BLOCK)
         sources, rank = np.empty_like(positions), np.empty_like(positions)
         for block in np.unique(blocks).tolist():
@@ -83,6 +74,6 @@ class Mixture:
         keys = key_of(self.seed, 2, sources.astype(np.uint64), epochs.astype(np.uint64))
         return sources, permute(index.astype(np.uint64), sizes.astype(np.uint64), keys).astype(np.int64)
 
-    def offset(self, position: Index, choices: Index) -> Index:
-        """A number in [0, choices) for a position: where its window starts in a longer clip. Ints, or uint64 arrays."""
-        return key_of(self.seed, 3, position) % choices
+    def offset(self, positions: np.ndarray, choices: np.ndarray) -> np.ndarray:
+        """Numbers in [0, choices) for positions, int64 [N]: where their windows start in longer clips."""
+        return (key_of(self.seed, 3, positions.astype(np.uint64)) % choices.astype(np.uint64)).astype(np.int64)

@@ -2,7 +2,6 @@
 
 import os
 from collections import OrderedDict
-from pathlib import Path
 
 MAX_OPEN_FILES = 256
 """A quarter of what a process may usually open; opening a file again is what a shared filesystem is slow at."""
@@ -13,9 +12,9 @@ class OpenFiles:
 
     def __init__(self, most: int = MAX_OPEN_FILES):
         self.most = most
-        self._files: OrderedDict[Path, int] = OrderedDict()
+        self._files: OrderedDict[str, int] = OrderedDict()
 
-    def descriptor(self, path: Path) -> int:
+    def descriptor(self, path: str) -> int:
         """A descriptor that is valid until the next call."""
         if path in self._files:
             self._files.move_to_end(path)

@@ -1,9 +1,8 @@
 """Random access to the clips of one split of a folder: one `pread` a clip, checked against its checksum.
 
-The indices are held in memory (84 bytes a clip, one copy for all forked workers). Shards are read, not mapped: a `pread`
-costs about the same (2.0 microseconds for 14 KB, 1.3 to copy them from a map), a file that is cut off or cannot be
-read is an error in place of a SIGBUS, a filesystem is asked once for exactly the clip, and no page of a shard counts
-as this process's memory.
+The indices are held in memory (84 bytes a clip, one copy for all forked workers): mapped files would stay open, and
+there are thousands. Shards are read, not mapped: a `pread` of 14 KB takes 2.0 microseconds, copying them from a map
+1.3; a file that is cut off is an error in place of a SIGBUS, and a network filesystem is asked once for just the clip.
 """
 
 import os
@@ -15,8 +14,8 @@ import numpy as np
 from whale.actions import ACTION_DIM
 from whale.clips.clip import Clip
 from whale.clips.codec import decode, from_tar, read_film_strip
-from whale.clips.index import FACTS_BYTES, INDEX_DTYPE, REMEDY, key_name, open_index
-from whale.clips.manifest import SPLITS, Manifest, read_manifest
+from whale.clips.index import FACTS_BYTES, INDEX_DTYPE, REMEDY, key_name, read_index
+from whale.clips.manifest import SPLITS, Manifest, ShardInfo, read_manifest
 from whale.clips.open_files import OpenFiles
 from whale.clips.window import Windows
 from whale.errors import UserError
@@ -41,13 +40,16 @@ class ClipReader:
         self, folder: Path | str, split: str, manifest: Manifest | None = None, files: OpenFiles | None = None
     ):
         self.folder, self.split = Path(folder), split
-        self.manifest, self.files = manifest or read_manifest(self.folder), files or OpenFiles()
+        self.manifest = manifest or read_manifest(self.folder)
+        self.files = OpenFiles() if files is None else files
         self.shards = self.manifest.of_split(split)
         if not self.shards:
             raise UserError(f"{self.folder} has no clips in the split {split!r}", f"choose one of {', '.join(SPLITS)}")
         self._check_sizes()
-        self.index = np.concatenate([self._read_index(number) for number in range(len(self.shards))])
+        parts = [self._read_index(shard).tobytes() for shard in self.shards]
+        self.index = np.frombuffer(b"".join(parts), INDEX_DTYPE)
         self._ends = np.cumsum([shard.num_clips for shard in self.shards])
+        self._paths = [str(self.folder / shard.name) for shard in self.shards]
         self._buffer = bytearray()
 
     def _check_sizes(self) -> None:
@@ -63,9 +65,8 @@ class ClipReader:
             raise UserError("; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""),
                             "copy these shards again, or run the task that wrote the folder again")
 
-    def _read_index(self, number: int) -> np.ndarray:
-        shard = self.shards[number]
-        index = np.array(open_index(self.folder / shard.name))  # a copy: a mapped file would stay open
+    def _read_index(self, shard: ShardInfo) -> np.ndarray:
+        index = read_index(self.folder / shard.name)
         if len(index) != shard.num_clips:
             raise UserError(f"the index of {shard.name} has {len(index)} clips, the manifest says {shard.num_clips}",
                             "run the task that wrote the folder again")
@@ -96,8 +97,7 @@ class ClipReader:
         return range(int(self._ends[shard]) - self.shards[shard].num_clips, int(self._ends[shard]))
 
     def _damaged(self, k: int, why: object) -> UserError:
-        path = self.folder / self.shards[self.locate(k)[0]].name
-        where = f"clip {key_name(self.key(k))} in {path} at byte {self.index['offset'][k]}"
+        where = f"clip {key_name(self.key(k))} in {self._paths[self.locate(k)[0]]} at byte {self.index['offset'][k]}"
         return UserError(f"{where} is damaged: {why}", REMEDY)
 
     def _raw(self, k: int, shard: int, offset: int, length: int, head: int, facts: bytes, whole: bool) -> memoryview:
@@ -114,7 +114,7 @@ class ClipReader:
             self._buffer = bytearray(2 * wanted)
         raw = memoryview(self._buffer)[:wanted]
         try:
-            count = os.preadv(self.files.descriptor(self.folder / info.name), [raw], offset)
+            count = os.preadv(self.files.descriptor(self._paths[shard]), [raw], offset)
         except OSError as error:
             raise self._damaged(k, error) from None
         head_crc32, crc32 = self.index["head_crc32"][k], self.index["crc32"][k]
@@ -144,17 +144,18 @@ class ClipReader:
             UserError: a clip is damaged, or its frames are of another size.
         """
         rows = windows.rows[slots] = self.index[ks]
-        facts, row_bytes = memoryview(rows.tobytes()), INDEX_DTYPE.itemsize
+        facts, row_bytes = rows.tobytes(), INDEX_DTYPE.itemsize
         length, body = windows.actions.shape[1], windows.body
         frame_bytes = 0 if body is None else body[0, 0].nbytes
-        actions, flags, rewards = (memoryview(a).cast("B") for a in (windows.actions, windows.flags, windows.rewards))
-        tokens = memoryview(body).cast("B") if body is not None and body.dtype == np.uint16 else None
+        actions, flags, rewards = (a.data.cast("B") for a in (windows.actions, windows.flags, windows.rewards))
+        tokens = body.data.cast("B") if body is not None and body.dtype == np.uint16 else None
         shards = np.searchsorted(self._ends, ks, side="right")
         columns = [column.tolist() for column in (slots, ks, windows.starts[slots], shards)]
         columns += [rows[name].tolist() for name in _COLUMNS]
         for i, (slot, k, start, shard, offset, size, head, steps, actions_at, flags_at, rewards_at, body_at,
                 body_bytes) in enumerate(zip(*columns, strict=True)):  # fmt: skip
-            raw = self._raw(k, shard, offset, size, head, facts[i * row_bytes :][:FACTS_BYTES], body is not None)
+            own = facts[i * row_bytes : i * row_bytes + FACTS_BYTES]
+            raw = self._raw(k, shard, offset, size, head, own, body is not None)
             first, count = slot * length, min(length, steps - start)
             numbers = ((actions, 4 * ACTION_DIM, actions_at), (flags, 4, flags_at), (rewards, 4, rewards_at))
             for out, step_bytes, at in numbers:

@@ -22,19 +22,15 @@ def _scramble(x: Index) -> Index:
     return x ^ (x >> 31)
 
 
-def key_of(*parts: Index) -> Index:
-    """One 64-bit key from integers, or an array of them from uint64 arrays; every part and its place matter."""
+def key_of(*parts: int | np.ndarray) -> Any:
+    """One 64-bit key from integers, or uint64 [N] where a part is such an array; every part and its place matter."""
     key: Any = 0
     for part in parts:
         key = _scramble(((key + 0x9E3779B97F4A7C15 & _MASK64) + (part & _MASK64)) & _MASK64)
     return key
 
 
-def _round_keys(key: Index) -> list[Index]:
-    return [key_of(key, turn) for turn in range(_ROUNDS)]
-
-
-def _feistel(x: Index, half_bits: Index, round_keys: list[Index]) -> Index:
+def _feistel(x: np.ndarray, half_bits: np.ndarray, round_keys: list[np.ndarray]) -> np.ndarray:
     low = (1 << half_bits) - 1
     left, right = x >> half_bits, x & low
     for key in round_keys:
@@ -42,33 +38,22 @@ def _feistel(x: Index, half_bits: Index, round_keys: list[Index]) -> Index:
     return (left << half_bits) | right
 
 
-def _permute_array(index: np.ndarray, n: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """`permute` of uint64 arrays [N], each element in a domain and under a key of its own."""
-    half_bits = np.maximum(1, (np.frexp((n - 1).astype(np.float64))[1] + 1) // 2).astype(np.uint64)  # exact below 2^53
-    keys = _round_keys(key)
-    values = _feistel(index, half_bits, keys)
-    outside = np.flatnonzero(values >= n)
-    while len(outside):
-        values[outside] = _feistel(values[outside], half_bits[outside], [one[outside] for one in keys])
-        outside = outside[values[outside] >= n[outside]]
-    return values
-
-
-def permute(index: Index, n: Index, key: Index) -> Index:
+def permute(index: Index, n: int | np.ndarray, key: int | np.ndarray) -> Index:
     """The image of `index` under the bijection of [0, n) that `key` names.
 
     Args:
-        index: an int, or a uint64 array, with values in [0, n).
-        n: size of the domain, at least 1 and below 2^53; an int, or with an array an array too.
-        key: any int, its low 64 bits count; or with an array a uint64 array.
+        index: an int, or a uint64 array [N], with values in [0, n).
+        n: size of the domain, at least 1 and below 2^53; an int, or an array [N] too.
+        key: any int, its low 64 bits count; or a uint64 array [N].
     """
-    if isinstance(index, np.ndarray):
-        shaped = (np.broadcast_to(np.asarray(value, np.uint64), index.shape).ravel() for value in (index, n, key))
-        return _permute_array(*shaped).reshape(index.shape)
-    if not 0 <= index < n:
-        raise ValueError(f"index {index} is outside [0, {n})")
-    half_bits, keys = max(1, ((n - 1).bit_length() + 1) // 2), _round_keys(key)
-    value = _feistel(index, half_bits, keys)
-    while value >= n:
-        value = _feistel(value, half_bits, keys)
-    return value
+    if isinstance(index, int):
+        if not 0 <= index < n:
+            raise ValueError(f"index {index} is outside [0, {n})")
+        return int(permute(np.array([index], np.uint64), n, key)[0])
+    sizes = np.broadcast_to(np.asarray(n, np.uint64), index.shape)
+    half_bits = np.maximum(1, (np.frexp((sizes - 1).astype(np.float64))[1] + 1) // 2).astype(np.uint64)
+    keys = [np.broadcast_to(np.asarray(key_of(key, turn), np.uint64), index.shape) for turn in range(_ROUNDS)]
+    values = _feistel(index, half_bits, keys)
+    while len(outside := np.flatnonzero(values >= sizes)):
+        values[outside] = _feistel(values[outside], half_bits[outside], [one[outside] for one in keys])
+    return values

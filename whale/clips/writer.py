@@ -5,15 +5,12 @@ restart.
 """
 
 import hashlib
-import io
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-
 from whale.clips.clip import Clip
 from whale.clips.codec import END_OF_TAR, encode, to_tar
-from whale.clips.index import INDEX_DTYPE, index_path, key_name, make_row
+from whale.clips.index import index_bytes, index_path, key_name, make_row
 from whale.clips.manifest import ShardInfo
 from whale.publish import publish_file, temporary_name
 
@@ -50,19 +47,14 @@ class Shard:
         self._write(END_OF_TAR)
         self._file.close()
         return ShardInfo(self.path.name, self.split, self._sha256.hexdigest(), self.num_bytes, len(self.rows),
-                         self.num_frames, hashlib.sha256(self._index()).hexdigest())
-
-    def _index(self) -> bytes:
-        buffer = io.BytesIO()
-        np.save(buffer, np.array(self.rows, INDEX_DTYPE), allow_pickle=False)
-        return buffer.getvalue()
+                         self.num_frames, hashlib.sha256(index_bytes(self.rows)).hexdigest())
 
     def publish(self) -> None:
         """Give the finished tar its name, and then its index."""
         with publish_file(self.path):
             pass  # written under the temporary name already
         with publish_file(index_path(self.path)) as temporary:
-            temporary.write_bytes(self._index())
+            temporary.write_bytes(index_bytes(self.rows))
 
     def discard(self) -> None:
         """Leave nothing behind."""
