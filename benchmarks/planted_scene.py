@@ -1,21 +1,20 @@
-"""A small kinematic arm over a wooden table, seen by two cameras: episodes with known motion, as any dataset says it."""
+"""A small kinematic arm over a wooden table, seen by two cameras: known motion, in the terms of any dataset."""
 
 import dataclasses
 import io
 import json
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rlds_files
 from PIL import Image
 from scipy.spatial.transform import Rotation as Turn
 
 from whale.data_prep.oxe.spec import ActionSpec, DatasetSpec, Frame, Gripper, Motion, Part, PoseSpec, Rotation
 from whale.data_prep.source import Episode, InputShard
-from whale.data_prep.tfrecord import masked_crc32c
 from whale.errors import UserError
 
 PX = 48
@@ -36,7 +35,7 @@ class World:
     """How the dataset is recorded; every choice is one that real datasets make."""
 
     seed: int = 0
-    episodes: int = 12
+    episodes: int = 10
     steps: int = 40
     period_sec: float = 0.1
     motion: Motion = Motion.DELTA
@@ -120,7 +119,8 @@ def _scene(world: World, random: np.random.Generator, index: int) -> Scene:
     action, state = _numbers(world, position, rotation, shift, turn, grip)
     tables = [_table(random), _table(random)]
     things = [(random.uniform(0.15, 0.85, 2), random.uniform(low, high))
-              for low, high in (((120, 60, 20), (230, 140, 90)), ((150, 20, 20), (240, 70, 60)), ((20, 60, 120), (70, 130, 220)))]
+              for low, high in (((120, 60, 20), (230, 140, 90)), ((150, 20, 20), (240, 70, 60)),
+                                ((20, 60, 120), (70, 130, 220)))]
     places = (position[:, :2] - [0.4, 0.0]) / 0.6 + 0.5
     other = np.stack([places[:, 1], (position[:, 2] - 0.25) / 0.6 + 0.5], 1)
     # A hand that leaves the picture would show nothing of its motion.
@@ -130,10 +130,9 @@ def _scene(world: World, random: np.random.Generator, index: int) -> Scene:
     flags["is_first"][0] = flags["is_last"][-1] = flags["is_terminal"][-1] = True
     reward = np.zeros(steps, np.float32)
     reward[-1] = 1
-    text = np.array([b"put the cup on the plate"] * steps, object)
     return Scene(
         frames=frames, action=action.astype(np.float32), state=state.astype(np.float32),
-        steps={**flags, "reward": reward, "language_instruction": text,
+        steps={**flags, "reward": reward, "language_instruction": [b"put the cup on the plate"] * steps,
                "timestamp": (np.arange(steps) * world.period_sec).astype(np.float32)},
         metadata={"file_path": f"recording_{index}".encode(), "success": True},
     )
@@ -208,11 +207,13 @@ class MemorySource:
 
     @property
     def shards(self) -> tuple[InputShard, ...]:
+        """One a split."""
         counts = {split: sum(one == split for one, _ in self.episodes) for split in ("train", "val")}
         return tuple(InputShard(k, f"memory-{split}", split, 0, count, 0)
                      for k, (split, count) in enumerate(counts.items()) if count)
 
     def read(self, shard: InputShard, cameras: Sequence[str]) -> Iterator[Episode]:
+        """The episodes of a split."""
         for record, (_, one) in enumerate(pair for pair in self.episodes if pair[0] == shard.split):
             for camera in cameras:
                 if camera not in one.steps["observation"]:
@@ -226,81 +227,22 @@ def in_memory(dataset: Dataset) -> MemorySource:
 
 
 def write(dataset: Dataset, folder: Path) -> Path:
-    """The dataset as RLDS, a TFRecord file a split, written without TensorFlow; returns the version folder."""
-    out = folder / dataset.version
-    out.mkdir(parents=True)
-    steps = steps_of(dataset.scenes[0])
-    described = {"steps": {"pythonClassName": _CLASS + "dataset_feature.Dataset",
-                           "sequence": {"feature": _describe(steps), "length": "-1"}},
-                 "episode_metadata": _describe({k: [v] for k, v in dataset.scenes[0].metadata.items()})}
-    (out / "features.json").write_text(json.dumps(_dictionary(described)))
-    splits = []
-    for split in ("train", "val"):
-        scenes = [scene for scene in dataset.scenes if scene.split == split]
-        path = out / f"planted-{split}.tfrecord-00000-of-00001"
-        with path.open("wb") as file:
-            for scene in scenes:
-                data = _example({"steps": steps_of(scene), "episode_metadata": scene.metadata})
-                size = struct.pack("<Q", len(data))
-                file.write(size + struct.pack("<I", masked_crc32c(size)) + data + struct.pack("<I", masked_crc32c(data)))
-        splits.append({"name": split, "shardLengths": [str(len(scenes))], "numBytes": str(path.stat().st_size),
-                       "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"})
-    (out / "dataset_info.json").write_text(json.dumps(
-        {"name": "planted", "version": dataset.version, "fileFormat": "tfrecord", "splits": splits}))
+    """The dataset as RLDS, a TFRecord file a split; returns the version folder."""
+    splits = {split: [scene for scene in dataset.scenes if scene.split == split] for split in ("train", "val")}
+    shards = [[*map(_features, scenes)] for scenes in splits.values()]
+    out = rlds_files.write(folder / dataset.version, shards, "planted")
+    info = json.loads((out / "dataset_info.json").read_text())
+    info["splits"] = [{"name": split, "shardLengths": [str(len(scenes))]} for split, scenes in splits.items()]
+    (out / "dataset_info.json").write_text(json.dumps(info))
+    for k, split in enumerate(splits):
+        (out / f"planted-train.tfrecord-0000{k}-of-00002").rename(out / f"planted-{split}.tfrecord-00000-of-00001")
     return out
 
 
-_CLASS = "tensorflow_datasets.core.features."
-
-
-def _dictionary(features: dict[str, Any]) -> dict[str, Any]:
-    return {"pythonClassName": _CLASS + "features_dict.FeaturesDict", "featuresDict": {"features": features}}
-
-
-def _describe(values: Any) -> dict[str, Any]:
-    """The entry of a feature in features.json, from its values over all steps."""
-    if isinstance(values, dict):
-        return _dictionary({key: _describe(value) for key, value in values.items()})
-    if isinstance(values, list) and isinstance(values[0], bytes) and values[0][:2] == b"\xff\xd8":
-        return {"pythonClassName": _CLASS + "image_feature.Image", "image": {"shape": {}, "dtype": "uint8",
-                                                                              "encodingFormat": "jpeg"}}
-    array = np.asarray(values)
-    if array.dtype.kind in "SO":
-        return {"pythonClassName": _CLASS + "text_feature.Text", "text": {}}
-    shape = {"dimensions": [str(n) for n in array.shape[1:]]}
-    return {"pythonClassName": _CLASS + "tensor_feature.Tensor",
-            "tensor": {"shape": shape, "dtype": str(array.dtype), "encoding": "none"}}
-
-
-def _field(number: int, content: bytes) -> bytes:
-    return bytes([number << 3 | 2]) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    found = bytearray()
-    while value > 127:
-        found.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*found, value])
-
-
-def _example(features: dict[str, Any], prefix: str = "") -> bytes:
-    """A tf.train.Example: a map from path to a list of bytes, floats or integers."""
-    return _field(1, b"".join(_entries(features, "")))
-
-
-def _entries(features: dict[str, Any], prefix: str) -> Iterator[bytes]:
-    for key, value in features.items():
-        if isinstance(value, dict):
-            yield from _entries(value, f"{prefix}{key}/")
-        else:
-            yield _field(1, _field(1, f"{prefix}{key}".encode()) + _field(2, _list(value)))
-
-
-def _list(value: Any) -> bytes:
-    flat = np.ravel(np.asarray(value, object)) if isinstance(value, list | bytes) else np.ravel(value)
-    if flat.dtype.kind in "OS":
-        return _field(1, b"".join(_field(1, one) for one in flat))
-    if flat.dtype.kind == "f":
-        return _field(2, _field(1, flat.astype("<f4").tobytes()))
-    return _field(3, _field(1, b"".join(_varint(int(one)) for one in flat)))
+def _features(scene: Scene) -> dict[str, Any]:
+    """By their full keys; texts are lists of bytes, numbers arrays."""
+    steps = steps_of(scene)
+    features = {f"observation/{key}": value for key, value in steps.pop("observation").items()} | steps
+    beside = {key: [value] if isinstance(value, bytes) else np.asarray(value) for key, value in scene.metadata.items()}
+    return ({f"steps/{key}": value for key, value in features.items()}
+            | {f"episode_metadata/{key}": value for key, value in beside.items()})

@@ -17,6 +17,7 @@ from whale.data_prep.oxe.spec import Frame, Gripper, Motion, Part, Rotation
 from whale.data_prep.source import open_source
 
 Plant = Callable[[Dataset], None]
+CLEAN = World()
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Fault:
     plant: Plant
     where: str = ""
     """What the finding must name."""
-    world: World = World()
+    world: World = CLEAN
     on_files: Callable[[Path], None] | None = None
     """Damage to the written files."""
     in_memory: bool = False
@@ -168,6 +169,14 @@ def _frozen(frames: np.ndarray, first: float = 0.0) -> np.ndarray:
     return np.concatenate([frames[:start], np.repeat(frames[start : start + 1], len(frames) - start, 0)])
 
 
+def _swapped(frames: np.ndarray) -> np.ndarray:
+    return frames[..., ::-1]
+
+
+def _black(frames: np.ndarray) -> np.ndarray:
+    return frames * 0
+
+
 def _moved(state: np.ndarray) -> np.ndarray:
     return state + np.where(np.arange(len(state)) >= 20, [[0.25], [0.2], [0.1]], 0).T
 
@@ -232,27 +241,26 @@ def _turned(degrees: float, axis: str = "z") -> np.ndarray:
     return Turn.from_euler(axis, degrees, degrees=True).as_matrix()
 
 
-SWAP = (lambda frames: frames[..., ::-1])
-BLACK = (lambda frames: frames * 0)
 XYZW, WXYZ = Rotation.QUAT_XYZW, Rotation.QUAT_WXYZ
 MOVE, TURN, ALL = slice(0, 3), slice(3, 6), slice(0, 6)
 
 FAULTS = [
-    Fault("channels_swapped", "front is BGR", _frames("front", SWAP), "front"),
-    Fault("channels_swapped", "side is BGR", _frames("side", SWAP), "side", World(seed=1)),
-    Fault("channels_swapped", "both are BGR", _both(_frames("front", SWAP), _frames("side", SWAP)), "front"),
-    Fault("channels_swapped", "front in three episodes", _frames("front", SWAP, slice(2, 5)), "front"),
+    Fault("channels_swapped", "front is BGR", _frames("front", _swapped), "front"),
+    Fault("channels_swapped", "side is BGR", _frames("side", _swapped), "side", World(seed=1)),
+    Fault("channels_swapped", "both are BGR", _both(_frames("front", _swapped), _frames("side", _swapped)), "front"),
+    Fault("channels_swapped", "front in three episodes", _frames("front", _swapped, slice(2, 5)), "front"),
     Fault("channels_swapped", "the spec swaps what needs none", _spec(bgr=("side",)), "side"),
-    Fault("black_camera", "side everywhere", _frames("side", BLACK), "side"),
-    Fault("black_camera", "front in three episodes", _frames("front", BLACK, slice(4, 7)), "front"),
+    Fault("black_camera", "side everywhere", _frames("side", _black), "side"),
+    Fault("black_camera", "front in three episodes", _frames("front", _black, slice(4, 7)), "front"),
     Fault("black_camera", "front with sensor noise", _frames("front", lambda f: f // 64), "front"),
     Fault("missing_camera", "the spec names a third", _spec(cameras={
         "front": "external", "side": "external", "wrist": "wrist"}), "wrist"),
     Fault("missing_camera", "side repeats front", _each(lambda s: s.frames.update(side=s.frames["front"])), "side"),
-    Fault("missing_camera", "no images", _each(lambda s: s.frames.update(side=s.frames["side"][:0]), slice(3, 5)), "side",
-          in_memory=True),
+    Fault("missing_camera", "no images", _each(lambda s: s.frames.update(side=s.frames["side"][:0]), slice(3, 5)),
+          "side", in_memory=True),
     Fault("still_frames", "front is frozen", _frames("front", _frozen), "front"),
-    Fault("still_frames", "side freezes in two episodes", _frames("side", lambda f: _frozen(f, 0.3), slice(2, 4)), "side"),
+    Fault("still_frames", "side freezes in two episodes", _frames("side", lambda f: _frozen(f, 0.3), slice(2, 4)),
+          "side"),
     Fault("still_frames", "front at half the rate", _frames("front", lambda f: f[np.arange(len(f)) // 2 * 2]), "front"),
     Fault("still_frames", "front freezes half way", _frames("front", lambda f: _frozen(f, 0.5)), "front"),
     Fault("jumps", "the arm is elsewhere in one episode", _state(MOVE, _moved, slice(3, 4)), "position"),
@@ -310,7 +318,8 @@ FAULTS = [
     Fault("rotation_form", "rotation vectors read as Euler", _pose(rotation_form=Rotation.EULER), "rotation",
           World(form=Rotation.ROTVEC)),
     Fault("rotation_form", "quaternion of the state w first", _pose(rotation_form=XYZW), "rotation", World(form=WXYZ)),
-    Fault("rotation_form", "quaternion of the action w last", _action(rotation_form=WXYZ), "rotation", World(form=XYZW)),
+    Fault("rotation_form", "quaternion of the action w last", _action(rotation_form=WXYZ), "rotation",
+          World(form=XYZW)),
     Fault("rotation_form", "targets in Euler angles read as rotation vectors", _action(rotation_form=Rotation.ROTVEC),
           "rotation", World(motion=Motion.TARGET)),
     Fault("wrong_rate", "5 Hz stated, 10 Hz recorded", _spec(control_period_sec=0.2), "time"),
@@ -323,10 +332,10 @@ FAULTS = [
     Fault("not_finite", "NaN in an action", _each(_set((7, 2), np.nan, "action"), slice(2, 3)), "action"),
     Fault("not_finite", "infinity in a state", _each(_set((3, 0), np.inf, "state"), slice(8, 9)), "state"),
     Fault("not_finite", "NaN rewards", _step("reward", lambda r: r * np.float32(np.nan), slice(0, 2)), "reward"),
-    Fault("missing_labels", "no instruction", _step("language_instruction", lambda t: np.array([b""] * len(t), object)),
+    Fault("missing_labels", "no instruction", _step("language_instruction", lambda t: [b""] * len(t)),
           "instruction"),
     Fault("missing_labels", "half have an instruction", _step(
-        "language_instruction", lambda t: np.array([b" "] * len(t), object), slice(0, 6)), "instruction"),
+        "language_instruction", lambda t: [b" "] * len(t), slice(0, 6)), "instruction"),
     Fault("missing_labels", "no success label", _each(lambda s: s.metadata.pop("success")), "success"),
     Fault("missing_labels", "is_last never set", _step("is_last", np.zeros_like), "is_last"),
     Fault("missing_labels", "rewards are 0", _step("reward", np.zeros_like), "reward"),
