@@ -5,7 +5,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from whale.actions import (
-    ACTION_DIM, ACTION_NAMES, ActionScale, ActionStatus, accumulate, as_vectors, compose, invert, merge, motions,
+    ACTION_DIM,
+    ACTION_NAMES,
+    ActionScale,
+    ActionStatus,
+    accumulate,
+    as_vectors,
+    compose,
+    invert,
+    merge,
+    motions,
 )
 from whale.rotations import matrix_from_rotvec
 
@@ -76,7 +85,7 @@ def test_poses_along_an_episode_in_the_axes_of_the_tool_are_products_in_se3():
 def test_in_the_axes_of_the_base_translations_add_and_later_turns_stand_on_the_left():
     actions = random_actions(5)
     positions, rotations = accumulate(actions, "base", (np.array([1.0, 2.0, 3.0]), np.eye(3)))
-    np.testing.assert_allclose(positions[-1], [1, 2, 3] + actions[:, :3].sum(0), atol=1e-12)
+    np.testing.assert_allclose(positions[-1] - actions[:, :3].sum(0), [1, 2, 3], atol=1e-12)
     turn = np.eye(3)
     for action in actions:
         turn = matrix_from_rotvec(action[3:6]) @ turn
