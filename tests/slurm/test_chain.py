@@ -55,13 +55,14 @@ def test_a_dry_run_shows_each_stage_waiting_for_the_one_before_and_submits_nothi
     assert not (folder / "submitted").exists() and not (folder / "runs").exists()
 
 
-def test_the_shipped_chain_loads_its_configurations(chain, folder):
+def test_the_shipped_chains_load_their_configurations(chain, folder):
     (folder / "whale/__main__.py").unlink()
     (folder / "whale").rmdir()  # so that it is the real one
     (folder / "configs").symlink_to(REPO / "configs")
-    ran = chain((REPO / "slurm/tabletop.chain").read_text(), "--dry-run")
-    assert ran.returncode == 0, ran.stderr
-    assert len(commands(ran.stdout)) == 7
+    for name, stages in (("tabletop", 7), ("oxe", 7)):
+        ran = chain((REPO / f"slurm/{name}.chain").read_text(), "--dry-run")
+        assert ran.returncode == 0, ran.stderr
+        assert len(commands(ran.stdout)) == stages
     broken = chain("stage pretrain dynamics configs/pretrain/tabletop_dynamics.yaml data.bacth=8", "--dry-run")
     assert broken.returncode == 2
     assert "data.bacth: unknown key; did you mean 'batch'?" in broken.stderr
@@ -118,6 +119,6 @@ def shown_commands() -> list[str]:
 
 def test_the_commands_shown_load_their_configurations(written_command):
     commands = shown_commands()
-    assert len(commands) == 6
+    assert len(commands) == 9
     for text in commands:
         written_command(text).config()
