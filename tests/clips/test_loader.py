@@ -22,8 +22,10 @@ def config_of(*folders, frames=5, batch=4, workers=0, **changes):
     return DataConfig(sources=sources, frames=frames, batch=batch, workers=workers, **changes)
 
 
-def take(config, count, start=0, ranks=1):
+def take(config, count, start=0, ranks=1, joined=True):
     """`count` global batches, put together from all ranks."""
+    if not joined:
+        return list(itertools.islice(ClipLoader(config, "train").batches(start), count))
     per_rank = [
         list(itertools.islice(ClipLoader(config, "train", rank, ranks).batches(start), count)) for rank in range(ranks)
     ]
@@ -78,6 +80,15 @@ def test_the_first_batch_after_a_resume_needs_no_worker(toy_folder):
     next(batches)
     assert len(multiprocessing.active_children()) == 2
     batches.close()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_batch_is_pinned(toy_folder, tmp_path, make_clip, make_folder, workers):
+    tokens = make_folder(tmp_path / "tokens", [[make_clip(seed, kind="tokens") for seed in range(5)]])
+    for folder in (toy_folder, tokens):
+        for batch in take(config_of(folder, workers=workers), 6, joined=False):
+            assert all(value.is_pinned() for value in batch.values())
 
 
 def test_clips_of_another_size_are_named(tmp_path, make_clip, make_folder):
@@ -173,6 +184,10 @@ def test_wrong_combinations_are_refused(toy_folder, tmp_path, make_clip, make_fo
     tokens = make_folder(tmp_path / "tokens", [[make_clip(0, kind="tokens")]])
     with pytest.raises(UserError, match="tokenizer"):
         ClipLoader(config_of(toy_folder, tokens), "train")
+    clip = make_clip(1, kind="tokens")
+    others = make_folder(tmp_path / "others", [[replace(clip, info=replace(clip.info, tokenizer="xyz"))]])
+    with pytest.raises(UserError, match=r"frames of tokenizer xyz, .* of abc"):
+        ClipLoader(config_of(tokens, others), "train")
     other = make_folder(tmp_path / "other", [[make_clip(77)]])
     with pytest.raises(UserError, match="different action statistics"):
         ClipLoader(config_of(toy_folder, other), "train")

@@ -95,6 +95,8 @@ class BatchReader:
     def unpack(self, block: "Tensor | UserError") -> "dict[str, Any]":
         """The batch in a block as torch tensors, which share its memory; tokens are widened to int64.
 
+        All are in pinned memory where there is CUDA, also where no worker's block was pinned on its way.
+
         Raises:
             UserError: a clip of the batch is damaged.
         """
@@ -102,10 +104,13 @@ class BatchReader:
 
         if isinstance(block, UserError):
             raise block
+        pinned = torch.cuda.is_available()
+        if pinned and not block.is_pinned():
+            block = block.pin_memory()
         batch = {name: block[place].view(getattr(torch, dtype)).view(shape)
                  for name, (dtype, shape, place) in self._fields.items()}  # fmt: skip
         if "tokens" in batch:
-            wide = torch.empty(batch["tokens"].shape, dtype=torch.int64, pin_memory=block.is_pinned())
+            wide = torch.empty(batch["tokens"].shape, dtype=torch.int64, pin_memory=pinned)
             wide.numpy()[:] = batch["tokens"].numpy()  # by one thread: several would fight with the workers
             batch["tokens"] = wide
         return batch
