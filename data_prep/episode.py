@@ -92,6 +92,8 @@ def numbers_of(episode: Episode, spec: DatasetSpec, camera: str) -> Numbers:
     if len(images) != length:
         raise SkipEpisodeError(f"frames and steps differ: {len(images)} frames, {length} steps")
     for values in (numbers.actions, numbers.proprio, numbers.rewards):
+        if values is not None and len(values) != len(numbers.actions):
+            raise SkipEpisodeError("malformed feature: not one row a step")
         if values is not None and not np.isfinite(values).all():
             raise SkipEpisodeError("values that are not finite")
     if failed:

@@ -5,10 +5,11 @@ import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from types import FrameType
 from typing import TypeVar
 
-from whale.errors import StoppedError
+from whale.errors import StoppedError, UserError
 from whale.signals import ASKING
 from whale.worker import begin_loading
 
@@ -29,6 +30,9 @@ def open_pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
     pool = ProcessPoolExecutor(workers, context, initializer=begin_loading, initargs=(0,))
     try:
         yield pool
+    except BrokenProcessPool:
+        raise UserError("a worker process was killed, most likely because memory ran out",
+                        "use fewer `workers`, or ask for more memory; the same command goes on") from None
     except StoppedError:
         for worker in multiprocessing.active_children():
             worker.kill()  # whatever moment a process is killed at, the next start goes on

@@ -6,6 +6,7 @@ removed when the conversion is finished.
 """
 
 import dataclasses
+import math
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from whale.clips.clip import FORMAT_VERSION
+from whale.clips.codec import most_frames
 from whale.clips.manifest import hash_of
 from whale.config import to_values
 from whale.data_prep.config import ConvertConfig
@@ -26,6 +28,7 @@ from whale.data_prep.lock import FolderLock
 from whale.data_prep.oxe.spec import DatasetSpec
 from whale.data_prep.oxe.transforms import feature_at
 from whale.data_prep.pool import run_jobs
+from whale.data_prep.resample import stride_of
 from whale.data_prep.source import Episode, InputShard, Source, Unreadable
 from whale.data_prep.split import SplitTable, make_table, place_of, read_table, write_table
 from whale.errors import UserError
@@ -136,6 +139,10 @@ def frozen_split(
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(of_no_use.items()))
         raise UserError(f"none of the {len(rows)} episodes of {config.source} can be used: {reasons}",
                         f"correct `spec` or the registry entry {spec.name!r}, or fetch the files again")
+    longest = math.ceil(rows["num_steps"].max() / stride_of(spec.control_period_sec, config.control_period_sec))
+    if config.clip_frames is None and longest > (most := most_frames(config.size_px, config.size_px)):
+        raise UserError(f"the longest episode has {longest} frames: too many for one clip",
+                        f"cut the episodes: set `clip_frames` to {most} at most")
     table = make_table(shards, rows, known, config.val_fraction, settings)
     with lock.shared():
         write_table(config.out, table, rows)

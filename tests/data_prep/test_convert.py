@@ -40,6 +40,11 @@ def test_a_complete_folder_is_left_alone(clips, convert, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
 
 
+def test_the_reader_does_not_change_a_byte(clips, convert, bytes_of, tmp_path):
+    convert(tmp_path / "out", reader="tfds")
+    assert bytes_of(tmp_path / "out") == bytes_of(clips)
+
+
 def test_other_settings_replace_everything(clips, convert, bytes_of, tmp_path):
     copy = shutil.copytree(clips, tmp_path / "copy")
     (copy / "mine.tar").write_bytes(b"of somebody else")

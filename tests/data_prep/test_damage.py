@@ -126,6 +126,12 @@ def test_a_feature_that_the_spec_names_and_no_episode_has_is_told_before_any_cli
     assert not list(tmp_path.glob("out/*.tar"))
 
 
+def test_an_episode_too_long_for_one_clip_is_told_before_any_is_written(run, source, tmp_path):
+    code, said = run(source, tmp_path / "out", "size_px=5000")
+    assert code == 2 and "the longest episode has 5 frames" in said and "set `clip_frames` to 3 at most" in said
+    assert not list(tmp_path.glob("out/*.tar"))
+
+
 def test_a_version_that_the_spec_does_not_hold_for_is_refused(run, source, tmp_path):
     code, said = run(source, tmp_path / "out", "spec.versions=[0.9.0, 2.0.0]")
     assert code == 2 and "does not hold for version 1.0.0" in said and "fetch version 0.9.0 or 2.0.0" in said

@@ -92,6 +92,7 @@ BAD_IMAGES = [*IMAGES[:5], b"no image", *IMAGES[6:]]
     (episode(action={"move": np.zeros((T, 3))}), {}, "missing feature action/hand"),
     (episode(action={"move": np.zeros((T, 2)), "hand": np.zeros(T)}), {}, "malformed feature: action/move has 2"),
     (episode(action={"move": np.full((T, 3), np.nan), "hand": np.zeros(T)}), {}, "values that are not finite"),
+    (episode(action={"move": np.zeros((T + 1, 3)), "hand": np.ones(T)}), {}, "malformed feature"),
     (episode(), {"min_frames": T + 1}, "shorter than 9 frames"),
     (episode(), {"control_period_sec": 0.9}, "shorter than 2 frames"),
     (episode(is_first=np.ones(1, bool)), {}, "shorter than two steps"),

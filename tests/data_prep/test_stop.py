@@ -1,7 +1,9 @@
 """A batch system asks a conversion to stop: it does so at once, says so, and the next start goes on."""
 
+import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -23,3 +25,13 @@ def test_a_signal_ends_a_conversion_and_the_same_command_goes_on(
     assert time.monotonic() - begin < 10 and not (out / "manifest.json").exists()
     convert(out)
     assert bytes_of(out) == bytes_of(clips)
+
+
+def test_a_worker_that_is_killed_is_an_error_with_a_remedy(start, settings, tmp_path):
+    running = start("convert", before="train-00001-000.tar", **settings, out=tmp_path / "out", workers=2)
+    children = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children").read_text().split()
+    workers = [int(one) for one in children if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes()]
+    os.kill(workers[0], signal.SIGKILL)
+    said = running.process.communicate(timeout=60)[0]
+    assert running.process.returncode == 2, said
+    assert "a worker process was killed" in said and "remedy: use fewer `workers`" in said and "Traceback" not in said

@@ -81,11 +81,15 @@ def _from_npy(content: bytes) -> np.ndarray:
     return np.frombuffer(content, dtype, offset=at).reshape(shape).copy()  # may be written, as torch wants it
 
 
-def _film_strip(frames: np.ndarray) -> bytes:
+def most_frames(height: int, width: int) -> int:
+    """How many frames a clip may have, so that image readers still open its film strip."""
+    return (Image.MAX_IMAGE_PIXELS or 0) // (height * width)
+
+
+def film_strip(frames: np.ndarray) -> bytes:
     """T frames one below the other in one PNG: lossless, opened by any viewer, decoded in one go."""
     steps, height, width, _ = frames.shape
-    most = (Image.MAX_IMAGE_PIXELS or 0) // (height * width)
-    if steps > most:
+    if steps > (most := most_frames(height, width)):
         raise UserError(f"a clip of {steps} frames of {width} x {height} pixels is more than an image reader opens",
                         f"cut the episodes: set `clip_frames` to {most} at most")
     buffer = io.BytesIO()
@@ -124,7 +128,7 @@ def encode(clip: Clip) -> dict[str, bytes]:
     if clip.proprio is not None:
         members["proprio.npy"] = _npy(clip.proprio)
     if clip.frames is not None:
-        members["frames.png"] = _film_strip(clip.frames)
+        members["frames.png"] = film_strip(clip.frames)
     else:
         assert clip.tokens is not None
         members["tokens.npy"] = _npy(clip.tokens)
@@ -170,14 +174,20 @@ def decode(members: dict[str, bytes], with_frames: bool = True) -> Clip:
         raise ValueError(f"no clip: {type(error).__name__}: {error}") from error
 
 
+@lru_cache(maxsize=4096)
+def _numbers(size: int) -> tuple[bytes, bytes, int]:
+    """What stands before and behind the checksum in the header of a file of `size` bytes, and the sum of all that."""
+    if size >= 8**11:
+        raise ValueError(f"a member of {size} bytes does not fit a tar")
+    front = f"0000644\0{'0' * 7}\0{'0' * 7}\0{size:011o}\0{'0' * 11}\0".encode()
+    rest = b"0" + bytes(100) + b"ustar\x0000" + bytes(247)
+    return front, rest, sum(front) + sum(rest) + 8 * ord(" ")  # the checksum's own eight bytes count as spaces
+
+
 def _tar_header(name: str, size: int) -> bytes:
     """The ustar header of a plain file, with mode 644 and modification time, user and group 0."""
-    if size >= 8**11:
-        raise ValueError(f"{name} of {size} bytes does not fit a tar")
-    numbers = f"0000644\0{'0' * 7}\0{'0' * 7}\0{size:011o}\0{'0' * 11}\0"
-    front, rest = name.encode().ljust(100, b"\0") + numbers.encode(), b"0" + bytes(100) + b"ustar\x0000" + bytes(247)
-    checksum = sum(front) + sum(rest) + 8 * ord(" ")  # its own eight bytes count as spaces
-    return front + f"{checksum:06o}\0 ".encode() + rest
+    (front, rest, checksum), start = _numbers(size), name.encode()
+    return start.ljust(100, b"\0") + front + f"{checksum + sum(start):06o}\0 ".encode() + rest
 
 
 def to_tar(key: str, members: dict[str, bytes]) -> bytes:
