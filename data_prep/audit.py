@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 from pydantic import Field
 
 from whale.config import configclass
@@ -82,7 +83,7 @@ def examine(source: Source, spec: DatasetSpec, address: str, episodes: int | Non
     lost: list[Finding] = []
     chosen = _chosen(source.shards, episodes)
     total = sum(count for _, count in chosen)
-    every = math.ceil(total / MOTION_EPISODES)
+    every, shown = math.ceil(total / MOTION_EPISODES), math.ceil(total / SHOWN)
     progress = Progress("audit", total, "episodes")
     for shard, count in chosen:
         for one in _read(source, shard, cameras, count):
@@ -91,7 +92,7 @@ def examine(source: Source, spec: DatasetSpec, address: str, episodes: int | Non
                 lost.append(Finding("hard", "unreadable", f"{shard.name}, {name}", one.num_records,
                                     f"records lost: {one.reason}"))
             else:
-                found = collect(one, name, shard.split, spec, cameras, show=len(facts) % math.ceil(total / SHOWN) == 0)
+                found = collect(one, name, shard.split, spec, cameras, show=len(facts) % shown == 0)
                 facts.append(found if len(facts) % every == 0 else found.lean())
             progress.advance()
     progress.close()
@@ -136,18 +137,12 @@ def _absent(source: Source, spec: DatasetSpec) -> dict[str, str]:
 
 
 def _chosen(shards: tuple[InputShard, ...], episodes: int | None) -> list[tuple[InputShard, int]]:
-    """Input shards to read with how many of their first records: all shards where there are fewer than episodes."""
-    if episodes is None or episodes >= sum(shard.num_records for shard in shards):
-        return [(shard, shard.num_records) for shard in shards]
-    wanted = [0] * len(shards)
-    if episodes < len(shards):
-        for i in range(episodes):
-            wanted[i * len(shards) // episodes] = 1
-    else:
-        while episodes > sum(wanted):  # round by round: what one shard does not have, the others give
-            for unit, shard in enumerate(shards):
-                wanted[unit] += sum(wanted) < episodes and wanted[unit] < shard.num_records
-    return [(shard, count) for shard, count in zip(shards, wanted, strict=True) if count]
+    """Input shards to read with how many of their first records, in proportion to what they hold."""
+    ends = np.cumsum([shard.num_records for shard in shards])
+    wanted = min(episodes or ends[-1], ends[-1])
+    units = np.searchsorted(ends, (2 * np.arange(wanted) + 1) * ends[-1] // (2 * max(wanted, 1)), side="right")
+    counts = np.bincount(units, minlength=len(shards)).tolist()
+    return [(shard, count) for shard, count in zip(shards, counts, strict=True) if count]
 
 
 def _read(source: Source, shard: InputShard, cameras: list[str], count: int) -> Iterator[Episode | Unreadable]:

@@ -75,7 +75,8 @@ class EpisodeFacts:
     actions: np.ndarray = field(default_factory=_empty)
     """Canonical, where known, float64 [T - 1, 7]."""
     recorded: dict[str, np.ndarray] = field(default_factory=dict)
-    """Columns of the action, float64 [T] each: those that the spec reads motion from; where it reads none, all."""
+    """Columns of the action, float64 [T] each: those that the spec reads; where it reads no motion from it,
+    all."""
     gripper: np.ndarray = field(default_factory=_empty)
     """As recorded, float64 [T, 1]."""
     position: np.ndarray = field(default_factory=_empty)
@@ -165,8 +166,9 @@ def _state(numbers: dict[str, np.ndarray], spec: DatasetSpec) -> np.ndarray:
 
 def _recorded(numbers: dict[str, np.ndarray], spec: DatasetSpec) -> dict[str, np.ndarray]:
     action = spec.action
-    parts = [part for part in (action.position, action.rotation, action.joints) if part is not None] or [
-        Part(key=key) for key in numbers if key == "action" or key.startswith("action/")]
+    parts = [part for part in (action.position, action.rotation, action.joints) if part is not None]
+    parts += [action.gripper] if parts and action.gripper else []
+    parts = parts or [Part(key=key) for key in numbers if key == "action" or key.startswith("action/")]
     return {f"{part.key}[{part.first + k}]": column for part in parts
             for k, column in enumerate(columns(numbers, part).T)}
 

@@ -100,7 +100,7 @@ def frames(facts: Facts) -> Iterator[Finding]:
         change = np.concatenate([look.change for _, look in looks])
         usual = float(np.percentile(change, 95))
         cuts = [f"{one.name} step {k + 1}" for one, look in looks
-                for k in np.flatnonzero(look.change > max(3 * usual, usual + 8))]
+                for k in np.flatnonzero(look.change > max(3 * usual, usual + 6))]
         if cuts:
             yield Finding("warning", "jumps", f"{camera}: {names(cuts)}", float(change.max()),
                           f"mean change of a frame at most; 95 % stay under {usual:.1f}")

@@ -122,6 +122,14 @@ def _cross(pairs: Sequence[Reading]) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return b.T @ a / len(a), b.std(0), a.std(0)
 
 
+def _without_glitches(pairs: Sequence[Reading]) -> list[Reading]:
+    """Steps far longer than the usual ones, set to no motion: one of them would outweigh all others in a square."""
+    lengths = [[np.linalg.norm(one, axis=1) for one in pair] for pair in pairs]
+    far = [6 * np.percentile(np.concatenate([pair[i] for pair in lengths]), 95) for i in (0, 1)]
+    kept = [(a <= far[0]) & (b <= far[1]) for a, b in lengths]
+    return [(a * keep[:, None], b * keep[:, None]) for (a, b), keep in zip(pairs, kept, strict=True)]
+
+
 def _best_lag(pairs: Sequence[Reading]) -> int:
     """Found before axes are: the sum of singular values does not mind rotated, swapped or flipped axes."""
     left = {}
@@ -148,6 +156,7 @@ def fit(pairs: Sequence[Reading]) -> Fit | None:
     pairs = [pair for pair in pairs if len(pair[0]) > MAX_LAG and all(np.isfinite(one).all() for one in pair)]
     if sum(len(pair[0]) for pair in pairs) < 50:
         return None
+    pairs = _without_glitches(pairs)
     lag = _best_lag(pairs)
     cross, b, a = _cross(_windows(_shifted(pairs, lag)))
     moving = (b > 0.1 * b.max()) & (a > 0.1 * a.max())

@@ -94,7 +94,7 @@ def test_few_episodes_come_from_all_over_and_all_are_told(run, tmp_path):
     source = str(write(data, tmp_path))
     assert run(source=source, spec=data.spec, episodes=4)[1]["episodes"] == {"looked_at": 4, "in_all": 10}
     facts, _ = examine(in_memory(data), data.spec, "memory", 4)
-    assert [one.name for one in facts] == ["train[0]", "train[1]", "val[0]", "val[1]"]
+    assert [one.name for one in facts] == ["train[0]", "train[1]", "train[2]", "val[0]"]
     assert len(examine(in_memory(data), data.spec, "memory", None)[0]) == 10
 
 
