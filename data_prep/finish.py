@@ -79,7 +79,7 @@ def _show(config: ConvertConfig, report: dict[str, Any], left_out: list[dict[str
 
 def _is_finished(folder: Path, manifest: Manifest) -> bool:
     """Whether another task, or an earlier run, came to the end."""
-    if not all((folder / name).is_file() for name in _DERIVED):
+    if (folder / "notes").exists() or not all((folder / name).is_file() for name in _DERIVED):
         return False
     try:
         return read_manifest(folder) == manifest

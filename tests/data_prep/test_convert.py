@@ -22,7 +22,10 @@ def test_a_restart_does_what_is_missing_and_gives_the_same_bytes(clips, convert,
     assert bytes_of(copy) == bytes_of(clips)
 
 
-@pytest.mark.parametrize("lost", ["train-00001-000.idx.npy", "stats.json", "convert_report.json", "manifest.json"])
+@pytest.mark.parametrize("lost", [
+    "train-00001-000.idx.npy", "stats.json", "convert_report.json", "quarantine.json", "split.json", "episodes.npy",
+    "manifest.json",
+])  # fmt: skip
 def test_the_same_command_restores_what_was_lost_and_touches_nothing_else(clips, convert, bytes_of, tmp_path, lost):
     copy = shutil.copytree(clips, tmp_path / "copy")
     others = [path for path in copy.glob("*.tar") if "-00001-" not in lost or "-00001-" not in path.name]

@@ -103,6 +103,26 @@ def test_a_damaged_record_is_quarantined_and_the_others_are_as_they_were(run, so
         shutil.rmtree(out)
 
 
+def test_an_image_that_cannot_be_decoded_is_quarantined_by_whichever_task_comes_last(run, source, tmp_path):
+    made = []
+    for i in range(2 * EPISODES):
+        dice = np.random.default_rng(i)
+        images = film(dice, FRAMES, 32, "PNG")
+        if i in (2, 9):  # of episode 9 a frame that the first pass does not look at
+            images[2 if i == 2 else 3] = images[0][:200]
+        made.append(episode(f"episode_{i}", images, dice.normal(0, 0.02, (FRAMES, 7))))
+    bad = write(tmp_path / "generated" / "1.0.0", [made[:EPISODES], made[EPISODES:]])
+    assert run(bad, tmp_path / "out", "tasks=2", "task=1")[0] == 0
+    code, said = run(bad, tmp_path / "out", "tasks=2", "task=0", "max_unreadable=1")
+    assert code == 1 and "skipped: 2 undecodable" in said and "remove split.json and records/00000.json" in said
+    assert run(bad, tmp_path / "out", "max_unreadable=2")[0] == 0
+    assert [(one["unit"], one["record"], one["reason"]) for one in left_out(tmp_path / "out")] == [
+        (0, 2, "undecodable: the image of step 2 cannot be decoded"),
+        (1, 3, "undecodable: the image of step 3 cannot be decoded"),
+    ]
+    assert len(held(tmp_path / "out")) == 2 * EPISODES - 2
+
+
 def test_what_earlier_folders_hold_is_left_out_and_nothing_else(run, source, tmp_path):
     raw = source / "generated-train.tfrecord-00000-of-00002"
     other = generate(tmp_path / "more", first=EPISODES)  # its first shard is the second one of `source`
