@@ -167,11 +167,11 @@ def dimensions(facts: Facts, spec: DatasetSpec) -> Iterator[Finding]:
         if np.ptp(column) < 1e-7:
             yield Finding("warning", "constant_dimension", name, float(column[0]), "is its only value")
     low, high = np.percentile(actions, [1, 99], axis=0)
-    span = 5 * np.maximum(high - low, 1e-4)
+    span = 4 * np.maximum(high - low, 1e-4)
     far = ((actions < low - span) | (actions > high + span)).sum(0)
     for k in np.flatnonzero(far[:6]):
         yield Finding("warning", "outliers", ACTION_NAMES[k], int(far[k]),
-                      f"of {len(actions)} values are beyond the 1st to 99th percentile by five times their distance")
+                      f"of {len(actions)} values are beyond the 1st to 99th percentile by four times their distance")
 
 
 def jumps(facts: Facts) -> Iterator[Finding]:
