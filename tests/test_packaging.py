@@ -78,7 +78,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path):
     assert {name for name in inside if name.endswith(".py")} == expected
     assert {name for name in inside if not name.startswith("whale/")} == set()
     assert "whale/py.typed" in inside
-    for pattern in ("clips/*.md", "eval/templates/*"):
+    for pattern in ("clips/*.md", "data_prep/templates/*", "eval/templates/*"):
         shipped = {Path(name).name for name in inside if Path(name).match(f"whale/{pattern}")}
         root = tree / ("whale" if pattern.startswith("clips") else "")
         assert shipped == {file.name for file in root.glob(pattern)}
