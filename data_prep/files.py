@@ -122,8 +122,8 @@ def find_files(address: str) -> dict[str, Found]:
     files, folder = _remote(address)
     prefix, found = folder.rstrip("/") + "/", {}
     for path, told in sorted(files.find(folder, detail=True).items()):
-        if not path.startswith(prefix) or "?" in path:  # a web server's index links to itself, sorted otherwise
-            continue
+        if not path.startswith(prefix) or path.endswith("/") or "?" in path:
+            continue  # a bucket may hold an object for a folder; a web server's index links to itself, sorted otherwise
         told = told if told["size"] is not None else files.info(path)
         mark = next((f"{key}={told[key]}" for key in _MARKS if told.get(key)), "")
         found[path.removeprefix(prefix)] = Found(_size(files, told), mark)

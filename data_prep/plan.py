@@ -174,9 +174,9 @@ def _measure(config: PlanConfig, conversion: str) -> Estimate:
     words = shlex.split(conversion)
     files, settings = ([word for word in words if ("=" in word) == is_setting] for is_setting in (False, True))
     chosen = load_config(ConvertConfig, [Path(file) for file in files], settings)
-    settings = (conversion, chosen, config.tasks, config.workers, config.sample_episodes)
+    how = config.tasks, config.workers, config.sample_episodes
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), begin_loading, (0,)) as process:
-        return process.submit(estimate, *settings).result()
+        return process.submit(estimate, conversion, chosen, *how).result()
 
 
 def _row(name: str, values: dict[str, float], more: tuple[str, str]) -> tuple[str, ...]:
@@ -186,7 +186,8 @@ def _row(name: str, values: dict[str, float], more: tuple[str, str]) -> tuple[st
 
 
 def _table(estimates: Sequence[Estimate]) -> str:
-    rows = [("dataset", "episodes", "frames", "clips", "shards", "tars", "input", "output", "hours", "+-", "memory")]
+    head = "dataset", "episodes", "frames", "clips", "shards", "tars", "input", "output", "hours", "+-", "memory"
+    rows: list[tuple[str, ...]] = [head]
     for one in estimates:
         values = dataclasses.asdict(one)
         rows.append(_row(one.dataset, values, (f"{one.output_bytes_within:.0%}", size_text(one.process_bytes))))

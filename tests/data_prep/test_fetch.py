@@ -1,6 +1,7 @@
 """Datasets copied from folders, memory and real web servers: kept whole through kills, faults and changes."""
 
 import base64
+import dataclasses
 import hashlib
 import http.server
 import json
@@ -16,6 +17,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from whale.cli import main
 from whale.data_prep import download
 from whale.data_prep.fetch import hide
+from whale.data_prep.oxe.mixtures import mixture_of
+from whale.data_prep.oxe.registry import REGISTRY
 
 PIECE = download.PIECE_BYTES
 
@@ -280,26 +283,20 @@ def test_the_newest_version_is_by_number_and_one_that_the_registry_knows(root, t
 
 
 def test_a_mixture_is_fetched_by_its_name_and_all_that_is_missing_is_told(root, tmp_path, capsys):
-    from whale.data_prep.oxe.mixtures import mixture_of
-
     make_dataset(root / "viola/0.1.0", "viola", 5)
     absent = set(mixture_of("rt_x")) - {"viola"}
-    command = words(root, tmp_path / "out", {})[:-1] + ["datasets=rt_x"]
+    command = [*words(root, tmp_path / "out", {})[:-1], "datasets=rt_x"]
     assert main(command) == 2
     said = capsys.readouterr().err
     assert f"{len(absent)} of {len(absent) + 1} datasets cannot be fetched:" in said
     assert all(f"{root / name} is no folder of versions" in said for name in absent)
     for number, name in enumerate(absent):
-        make_dataset(root / name / "0.1.0", name, number)
-    assert main([*command, "tell_only=true"]) in (0, 2)
+        make_dataset(root / name / (REGISTRY[name].versions or ("0.1.0",))[0], name, number)
+    assert main([*command, "tell_only=true"]) == 0
     assert "viola/0.1.0: 6 files" in capsys.readouterr().out
 
 
 def test_the_registry_decides_between_versions(root, tmp_path, capsys, monkeypatch):
-    import dataclasses
-
-    from whale.data_prep.oxe.registry import REGISTRY
-
     known = dataclasses.replace(next(iter(REGISTRY.values())), versions=("0.9.0", "3.0.0"))
     monkeypatch.setitem(REGISTRY, "sim", known)
     assert main(words(root, tmp_path / "out", {"sim": None}, tell_only=True)) == 0

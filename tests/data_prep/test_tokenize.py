@@ -3,8 +3,10 @@ import itertools
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -217,11 +219,19 @@ def start_ranks(clips, exported, out):
     ]
 
 
-def test_two_ranks_share_the_shards_out_and_give_the_bytes_of_one(clips, exported, tmp_path):
+def test_two_ranks_are_stopped_and_go_on_and_give_the_bytes_of_one(clips, exported, tmp_path):
     from whale.cli import main
 
     words = [f"clips={clips}", f"tokenizer={exported}", "batch_frames=30"]
     assert main(["data_prep", "tokenize", *words, f"out={tmp_path / 'one'}"]) == 0
+    ranks = start_ranks(clips, exported, tmp_path / "two")
+    while not any(tmp_path.glob("two/records/0*")):
+        assert None in [rank.poll() for rank in ranks]
+        time.sleep(0.002)
+    for rank in ranks:
+        rank.terminate()
+    said = [rank.communicate(timeout=120)[1] for rank in ranks]
+    assert {rank.returncode for rank in ranks} <= {-signal.SIGTERM, 0}, said  # at once, or just done
     ranks = start_ranks(clips, exported, tmp_path / "two")
     said = [rank.communicate(timeout=120)[1] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], said
