@@ -1,23 +1,26 @@
-"""Frames per second out of RLDS, decoded to uint8 arrays: our reader against tensorflow-datasets, default and batched.
+"""Frames out of RLDS as uint8 arrays: our reader against tensorflow-datasets, its default iteration and batched.
 
-tensorflow-datasets writes episodes of 256 x 256 JPEG frames; each side reads them in a process of its own that lives on,
-so imports are not timed, and they take turns. All use both cores. TensorFlow decodes with a faster, less accurate DCT, its
-default. `rlds_resident_mb` is the memory of a further process that has read 10,000 episodes.
+tensorflow-datasets writes episodes of 256 x 256 JPEG frames. Both sides use two cores: ours with two processes that
+read their own files, as in conversion, TensorFlow with its threads. The processes live on and take turns; imports,
+opening the dataset and building a graph are not timed. TensorFlow decodes with its default, a DCT that is faster and
+less accurate than ours. `rlds_resident_mb` is the memory of our two processes together over 10,000 episodes.
 """
 
 import json
+import os
 import tempfile
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
+from itertools import cycle, islice
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 EPISODES, FRAMES, PX, SHARDS = 40, 50, 256, 4
-THREADS = 2
+PROCESSES = 2
+WARM_EPISODES = 20
 
 
 def write(folder: str) -> float:
@@ -63,26 +66,17 @@ def write(folder: str) -> float:
     return mean(sizes)
 
 
-def ours(folder: str) -> Iterator[int]:
-    """Frames of each episode; two threads read and decode an input shard each."""
+def ours(folder: str, part: int) -> Iterator[int]:
+    """Frames of each episode, again and again: as in conversion, a process works through its own share of the files."""
     from whale.data_prep.images import decode_frames
     from whale.data_prep.source import Episode, open_source
 
-    def decode(episode: Any) -> Any:
-        assert isinstance(episode, Episode)
-        images = episode.steps["observation"]["image"]
-        return decode_frames(images, range(len(images)), None)
-
     source = open_source(folder)
-    waiting: deque[Future] = deque()
-    with ThreadPoolExecutor(THREADS) as pool:
-        for shard in source.shards:
-            for episode in source.read(shard, ["image"]):
-                waiting.append(pool.submit(decode, episode))
-                if len(waiting) > THREADS:
-                    yield len(waiting.popleft().result())
-        while waiting:
-            yield len(waiting.popleft().result())
+    for shard in cycle(source.shards[part::PROCESSES]):
+        for episode in source.read(shard, ["image"]):
+            assert isinstance(episode, Episode)
+            images = episode.steps["observation"]["image"]
+            yield len(decode_frames(images, range(len(images)), None))
 
 
 def tfds_default(folder: str) -> Iterator[int]:
@@ -90,55 +84,87 @@ def tfds_default(folder: str) -> Iterator[int]:
     from whale.data_prep.rlds import import_tensorflow
 
     _, tfds = import_tensorflow()
-    for episode in tfds.builder_from_directory(folder).as_dataset(split="train"):
+    for episode in tfds.builder_from_directory(folder).as_dataset(split="train").repeat():
         yield sum(step["observation"]["image"].shape == (PX, PX, 3) for step in tfds.as_numpy(episode["steps"]))
 
 
 def tfds_batched(folder: str) -> Iterator[int]:
-    """All steps of an episode at once: its images decoded in parallel by tf.data, episodes too, and read ahead."""
+    """All steps of an episode at once, and two episodes at a time: the fastest way that was found on two cores."""
     from whale.data_prep.rlds import import_tensorflow
 
     tf, tfds = import_tensorflow()
-    decoders = {"steps": {"observation": {"image": tfds.decode.SkipDecoding()}}}
-    read = tfds.ReadConfig(interleave_cycle_length=SHARDS)
-    data = tfds.builder_from_directory(folder).as_dataset(split="train", decoders=decoders, read_config=read)
+    decoders = {"steps": tfds.decode.SkipDecoding()}  # the steps as arrays, not as a dataset
+    data = tfds.builder_from_directory(folder).as_dataset(split="train", decoders=decoders)
 
     def decode(episode: Any) -> Any:
-        steps = episode["steps"].batch(FRAMES).get_single_element()
+        steps = episode["steps"]
         images = tf.map_fn(lambda image: tf.io.decode_jpeg(image, channels=3), steps["observation"]["image"],
                            fn_output_signature=tf.uint8)
         return steps | {"observation": steps["observation"] | {"image": images}}
 
-    for steps in data.map(decode, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
+    data = data.repeat().map(decode, num_parallel_calls=PROCESSES).prefetch(tf.data.AUTOTUNE)
+    for steps in data.as_numpy_iterator():
         yield len(steps["observation"]["image"])
 
 
-SIDES: dict[str, Callable[[str], Iterator[int]]] = {
-    "ours": ours, "tfds_default": tfds_default, "tfds_batched": tfds_batched,
-}  # fmt: skip
+_running: list[Iterator[int]] = []
 
 
-def rate(side: str, folder: str, passes: int) -> float:
-    """Frames per second of one side."""
-    start = time.perf_counter()
-    frames = sum(sum(SIDES[side](folder)) for _ in range(passes))
-    assert frames == passes * EPISODES * FRAMES
-    return frames / (time.perf_counter() - start)
+def _timed(running: Iterator[int], episodes: int) -> tuple[float, float]:
+    """Seconds for the next episodes, and seconds of processor time."""
+    start, cpu = time.perf_counter(), time.process_time()
+    assert sum(islice(running, episodes)) == episodes * FRAMES
+    return time.perf_counter() - start, time.process_time() - cpu
 
 
-def resident(folder: str, episodes: int) -> list[float]:
-    """MB of this process, after every hundredth of the episodes."""
-    import os
+def time_ours(folder: str, part: int, episodes: int) -> tuple[float, float]:
+    """One process with its next episodes; it reads nothing ahead."""
+    if not _running:
+        _running.append(ours(folder, part))
+    return _timed(_running[0], episodes)
 
-    found = []
-    page = os.sysconf("SC_PAGE_SIZE")
-    done = 0
-    while done < episodes:
-        for _ in ours(folder):
-            done += 1
-            if done % (episodes // 100) == 0:
-                found.append(int(Path("/proc/self/statm").read_text().split()[1]) * page / 1e6)
+
+def time_tfds(side: Callable[[str], Iterator[int]], folder: str, episodes: int) -> tuple[float, float]:
+    """So many episodes; opening, building a graph and filling what is read ahead do not count."""
+    running = side(folder)
+    assert sum(islice(running, WARM_EPISODES)) == WARM_EPISODES * FRAMES
+    return _timed(running, episodes)
+
+
+def resident(folder: str, part: int, episodes: int) -> list[float]:
+    """MB of this process at most, in every hundredth of the episodes."""
+    page, found = os.sysconf("SC_PAGE_SIZE"), [0.0] * 100
+    for done, _ in enumerate(islice(ours(folder, part), episodes)):
+        now = int(Path("/proc/self/statm").read_text().split()[1]) * page / 1e6
+        hundredth = done * 100 // episodes
+        found[hundredth] = max(found[hundredth], now)
     return found
+
+
+def both(pools: list[ProcessPoolExecutor], function: Callable[..., Any], folder: str, episodes: int) -> list[Any]:
+    """What a function of our side returns in each of its processes, which run at the same time."""
+    waiting = [pool.submit(function, folder, part, episodes // PROCESSES) for part, pool in enumerate(pools)]
+    return [one.result() for one in waiting]
+
+
+def measure(folder: str, repeats: int, timed: int) -> dict[str, list[tuple[float, float]]]:
+    """Frames per second of each side, and microseconds of processor time a frame; they take turns."""
+    spawn = get_context("spawn")
+    pools = [ProcessPoolExecutor(1, spawn) for _ in range(PROCESSES)]
+    others = {side: ProcessPoolExecutor(1, spawn) for side in (tfds_default, tfds_batched)}
+    found: dict[str, list[tuple[float, float]]] = {"ours": [], "tfds_default": [], "tfds_batched": []}
+    for turn in range(repeats + 1):
+        for name in sorted(found, reverse=turn % 2 == 1):
+            if name == "ours":
+                walls, cpus = zip(*both(pools, time_ours, folder, timed), strict=True)
+                wall, cpu = max(walls), sum(cpus)
+            else:
+                side = tfds_default if name == "tfds_default" else tfds_batched
+                wall, cpu = others[side].submit(time_tfds, side, folder, timed).result()
+            found[name].append((timed * FRAMES / wall, 1e6 * cpu / (timed * FRAMES)))
+    for pool in (*pools, *others.values()):
+        pool.shutdown()
+    return {name: values[1:] for name, values in found.items()}  # the first turn warms up
 
 
 def main() -> None:
@@ -147,31 +173,28 @@ def main() -> None:
     from whale.eval.results import Figure
 
     flags = parser(__doc__ or "").parse_args()
-    repeats, passes, episodes = (4, 1, 1200) if flags.quick else (15, 3, 10_000)
-    spawn = get_context("spawn")
-    rates: dict[str, list[float]] = {side: [] for side in SIDES}
+    repeats, timed, episodes = (4, 40, 800) if flags.quick else (15, 200, 10_000)
     with tempfile.TemporaryDirectory() as temporary:
         folder = f"{temporary}/generated/1.0.0"
-        with ProcessPoolExecutor(1, spawn) as pool:
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             frame_bytes = pool.submit(write, folder).result()
-        pools = {side: ProcessPoolExecutor(1, spawn) for side in SIDES}
-        for turn in range(repeats + 1):
-            for side in sorted(SIDES, reverse=turn % 2 == 1):
-                rates[side].append(pools[side].submit(rate, side, folder, passes).result())
-        for pool in pools.values():
+        measured = measure(folder, repeats, timed)
+        pools = [ProcessPoolExecutor(1, get_context("spawn")) for _ in range(PROCESSES)]
+        memory = [sum(parts) for parts in zip(*both(pools, resident, folder, episodes), strict=True)]
+        for pool in pools:
             pool.shutdown()
-        with ProcessPoolExecutor(1, spawn) as pool:
-            memory = pool.submit(resident, folder, episodes).result()
-    rates = {side: found[1:] for side, found in rates.items()}  # the first turn warms up
-    growth = mean(memory[-10:]) / mean(memory[45:55]) - 1
+    rates = {name: [rate for rate, _ in values] for name, values in measured.items()}
+    cpu = {name: median(cpu for _, cpu in values) for name, values in measured.items()}
+    growth = max(memory[50:]) / max(memory[:50]) - 1
     figures = [
         ratio("rlds_over_tfds_default", rates["ours"], rates["tfds_default"], {"at_least": 3}),
         ratio("rlds_over_tfds_batched", rates["ours"], rates["tfds_batched"], {"at_least": 1.3}),
         Figure("rlds_resident_mb", max(memory), min(memory), max(memory), "MB", len(memory), {"at_most": 250}),
     ]
     details = {
-        "episodes": EPISODES, "frames": FRAMES, "size_px": PX, "jpeg_bytes": frame_bytes, "threads": THREADS,
-        "frames_per_sec": rates, "resident_mb": memory, "resident_episodes": episodes,
+        "episodes": EPISODES, "frames": FRAMES, "timed_episodes": timed, "size_px": PX, "jpeg_bytes": frame_bytes,
+        "processes": PROCESSES, "frames_per_sec": rates, "cpu_us_per_frame": cpu,
+        "resident_mb": memory, "resident_episodes": episodes,
         "resident_growth_second_half": growth, "resident_need": "10,000 episodes, growth below 0.01",
     }  # fmt: skip
     print(f"memory after {episodes} episodes{' (not the 10,000 that are asked for)' if flags.quick else ''}: "

@@ -11,7 +11,6 @@ byte, and nothing is allocated that the record does not hold.
 """
 
 from collections.abc import Container, Iterator
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,17 +20,10 @@ KINDS = {1: "bytes", 2: "float", 3: "int64"}
 MAX_VARINT_BYTES = 10
 
 
-class Span(NamedTuple):
-    """The bytes `data[start:stop]` of a list message."""
-
-    kind: str
-    """`bytes`, `float` or `int64`."""
-    start: int
-    stop: int
-
-
 class Example:
-    """A record, taken apart as far as its keys: `spans[key]` is where values lie, decoded when they are asked for.
+    """A record, taken apart as far as its keys; values are decoded when they are asked for.
+
+    `spans[key]` lists kind (`bytes`, `float` or `int64`), start and stop of the parts of its list.
 
     Raises:
         ValueError: the record is no Example.
@@ -39,30 +31,30 @@ class Example:
 
     def __init__(self, record: bytes):
         self.record = record
-        self.spans: dict[str, list[Span]] = {}
+        self.spans: dict[str, list[tuple[str, int, int]]] = {}
         for _, start, stop in _messages(record, 0, len(record), (1,)):
             for _, first, last in _messages(record, start, stop, (1,)):
                 self._enter(first, last)
 
     def _enter(self, start: int, stop: int) -> None:
         """Note a map entry; of two with one key the later counts, as everywhere in protobuf."""
-        key, spans = None, list[Span]()
+        key, spans = None, list[tuple[str, int, int]]()
         for number, first, last in _messages(self.record, start, stop, (1, 2)):
             if number == 1:
                 key = self.record[first:last].decode()
             else:
-                spans += [Span(KINDS[kind], *span) for kind, *span in _messages(self.record, first, last, KINDS)]
+                spans += [(KINDS[kind], *span) for kind, *span in _messages(self.record, first, last, KINDS)]
         if key is None:
             raise ValueError("a feature has no name")
         self.spans[key] = spans
 
-    def _spans(self, key: str, kind: str) -> list[Span]:
+    def _spans(self, key: str, kind: str) -> list[tuple[str, int, int]]:
         spans = self.spans.get(key)
         if not spans:
             raise ValueError(f"it lacks the feature {key}")
-        if spans[-1].kind != kind:
-            raise ValueError(f"{key} holds {spans[-1].kind} values, not {kind}")
-        return [span for span in spans if span.kind == kind]
+        if spans[-1][0] != kind:
+            raise ValueError(f"{key} holds {spans[-1][0]} values, not {kind}")
+        return [span for span in spans if span[0] == kind]
 
     def strings(self, key: str) -> list[bytes]:
         """The values of a `bytes_list`, in order."""

@@ -76,14 +76,15 @@ def parse(records: list[bytes]) -> list[dict[str, tuple[str | None, list]] | Non
         except DecodeError:
             parsed.append(None)
             continue
-        kinds = {key: (feature, feature.WhichOneof("kind")) for key, feature in features.items()}
-        parsed.append({key: (kind, list(getattr(one, kind).value) if kind else []) for key, (one, kind) in kinds.items()})
+        kinds = {key: feature.WhichOneof("kind") for key, feature in features.items()}
+        parsed.append({key: (kind, list(getattr(features[key], kind).value) if kind else [])
+                       for key, kind in kinds.items()})
     return parsed
 
 
 def write_dataset(folder: str, name: str, description: Any, episodes: list[Any], shards: int) -> None:
     """A TFDS version folder with a split `train`."""
-    tf, tfds = _import()
+    tf, _ = _import()
     features = build(description)
     Path(folder).mkdir(parents=True)
     features.save_config(folder)
@@ -116,10 +117,12 @@ def pixels(folder: str, split: str, camera: str) -> list[tuple[np.ndarray, np.nd
     builder = tfds.builder_from_directory(folder)
     data = builder.as_dataset(split=split, shuffle_files=False)
     fast = [np.stack([step["observation"][camera].numpy() for step in episode["steps"]]) for episode in data]
-    accurate = [
-        np.stack([tf.io.decode_jpeg(step["observation"][camera], dct_method="INTEGER_ACCURATE").numpy() for step in one])
-        for one in (episode["steps"] for episode in read_folder(folder, split))
-    ]
+
+    def decode(image: bytes) -> np.ndarray:
+        return tf.io.decode_jpeg(image, dct_method="INTEGER_ACCURATE").numpy()
+
+    episodes = (episode["steps"] for episode in read_folder(folder, split))
+    accurate = [np.stack([decode(step["observation"][camera]) for step in steps]) for steps in episodes]
     return list(zip(fast, accurate, strict=True))
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import shutil
+import struct
 import subprocess
 import sys
 import threading
@@ -114,7 +115,7 @@ def test_pixels_differ_by_no_more_than_the_decoders_do(oracle, bridge):
         assert difference.max() <= 20 and difference.mean() < 3  # TensorFlow's default is a faster DCT, less accurate
 
 
-@pytest.mark.parametrize("cameras", [["front"], ["front", "wrist"], []])
+@pytest.mark.parametrize("cameras", [["front", "wrist"], []])
 def test_both_readers_give_the_same(oracle, dataset, cameras):
     ours = read_all(open_source(str(dataset)), cameras)
     theirs = oracle(tfds_oracle.tfds_source, str(dataset), cameras)
@@ -206,6 +207,11 @@ def test_a_damaged_record_is_passed_over(copy):
     assert sum(isinstance(one, Episode) for one in found) == 11
 
 
+def framed(record):
+    size = struct.pack("<Q", len(record))
+    return size + struct.pack("<I", masked_crc32c(size)) + record + struct.pack("<I", masked_crc32c(record))
+
+
 def rewrite(path, number, change):
     """Replace a record, with sound checksums."""
     with path.open("r+b") as file:
@@ -213,14 +219,12 @@ def rewrite(path, number, change):
         records[number] = change(records[number])
         file.truncate()
         for one in records:
-            size = len(one).to_bytes(8, "little")
-            file.write(size + masked_crc32c(size).to_bytes(4, "little") + one + masked_crc32c(one).to_bytes(4, "little"))
-        file.truncate()
+            file.write(framed(one))
 
 
 @pytest.mark.parametrize(("change", "reason"), [
-    (lambda record: record[:-5], "it is no episode: a field reaches beyond"),
-    (lambda record: record.replace(b"steps/action", b"steps/option"), "it is no episode: it lacks the feature steps/action"),
+    (lambda record: record[:-5], "a field reaches beyond"),
+    (lambda record: record.replace(b"steps/action", b"steps/option"), "it lacks the feature steps/action"),
     (lambda record: b"", "it lacks the feature "),
 ])  # fmt: skip
 def test_a_record_that_is_no_episode(copy, change, reason):
@@ -251,9 +255,7 @@ def test_any_change_of_a_record_gives_episodes_or_reasons(copy):
         changed = bytearray(record)
         for at in random.integers(0, len(record), random.integers(1, 5)):
             changed[at] = random.integers(256)
-        size = len(changed).to_bytes(8, "little")
-        path.write_bytes(size + masked_crc32c(size).to_bytes(4, "little") + changed
-                         + masked_crc32c(bytes(changed)).to_bytes(4, "little"))
+        path.write_bytes(framed(bytes(changed)))
         found, missing = source.read(source.shards[1], ["wrist"])
         assert missing.num_records == 3
         reasons.add(type(found))
@@ -285,7 +287,7 @@ def test_what_is_no_rlds_dataset(copy, reader):
 
 
 @pytest.mark.parametrize("reader", ["tfrecord", "tfds"])
-def test_an_unknown_camera(whale, dataset, reader, oracle):
+def test_an_unknown_camera(dataset, reader, oracle):
     if reader == "tfrecord":
         source = open_source(str(dataset))
         with pytest.raises(UserError, match=r"(?s)no camera 'depth'.*choose one of: (wrist, front|front, wrist)"):

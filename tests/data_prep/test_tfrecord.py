@@ -138,7 +138,7 @@ def test_memory_is_bounded_by_the_largest_record(tmp_path):
     paths[0].write_bytes(record * 400)
     paths[1].write_bytes(lying)
     script = script.replace("len(record.data)", "len(getattr(record, 'data', b''))")
-    answer = subprocess.run([sys.executable, "-c", script, *map(str, paths)], capture_output=True, text=True, check=True)
+    answer = subprocess.run([sys.executable, "-c", script, *paths], capture_output=True, check=True)
     large, small, grown_kb = map(int, answer.stdout.split())
     assert (large, small) == (400_000_000, 0)
     assert grown_kb < 30_000
