@@ -202,6 +202,17 @@ def test_what_does_not_fit_is_refused(root, undisturbed, tmp_path):
         train_tokenizer(replace(tokenizer, model=replace(SMALL, image_px=32)))
 
 
+def test_tokens_of_another_tokenizer_are_refused(root, tmp_path):
+    other = tokenizer_config(root, tmp_path / "other")
+    train_tokenizer(replace(other, loop=replace(other.loop, seed=other.loop.seed + 1)))
+    made, given = (VideoTokenizer.from_pretrained(folder).fingerprint for folder in
+                   (root / "tokenizer/export", tmp_path / "other/export"))
+    config = replace(dynamics_config(root, tmp_path / "run"), tokenizer=tmp_path / "other/export")
+    with pytest.raises(UserError, match=rf"(?s)tokens were made by tokenizer {made}.*is {given}"):
+        train_dynamics(config)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_world_model_export_gives_its_tokenizer(root, undisturbed, tmp_path):
     config = dynamics_config(root, tmp_path / "run", steps=1)
     train_dynamics(replace(config, tokenizer=undisturbed / "export"))
