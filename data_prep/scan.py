@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from whale.clips.clip import FORMAT_VERSION
 from whale.clips.codec import most_frames
@@ -85,10 +85,12 @@ def _row(job: _Job, episode: Episode) -> np.ndarray:
 
 def _scan(job: _Job) -> tuple[Notes, bool]:
     """Notes of an input shard, and whether they are new: another task may have published them by now."""
-    if job.path.is_file():
+    try:
         notes = TypeAdapter(Notes).validate_json(job.path.read_bytes())
         if notes.looked_at == job.looks_at and "unreadable" not in notes.of_no_use:  # it may be fetched again by now
             return notes, False
+    except (FileNotFoundError, ValidationError):  # there are none, or those of another version
+        pass
     rows, reasons = np.zeros(job.shard.num_records, ROW), Counter[str]()
     rows["unit"], rows["record"] = job.shard.unit, np.arange(len(rows))
     for one in job.source.read(job.shard, [job.config.camera]):

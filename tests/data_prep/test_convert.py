@@ -36,6 +36,19 @@ def test_the_same_command_restores_what_was_lost_and_touches_nothing_else(clips,
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+def test_what_another_version_left_is_done_again(clips, convert, bytes_of, tmp_path):
+    """Records and notes of another version cannot be read: they are as good as not there."""
+    folder = shutil.copytree(clips, tmp_path / "clips")
+    record = json.loads((folder / "records/00001.json").read_text())
+    del record["shards"][0]["sha256"]
+    (folder / "records/00001.json").write_text(json.dumps(record))
+    (folder / "split.json").unlink()
+    (folder / "notes").mkdir()
+    (folder / "notes/00000.json").write_text('{"looked_at": "", "seen": []}')
+    convert(folder)
+    assert bytes_of(folder) == bytes_of(clips)
+
+
 def test_a_complete_folder_is_left_alone(clips, convert, tmp_path):
     copy = shutil.copytree(clips, tmp_path / "copy")
     before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}

@@ -92,9 +92,12 @@ def write_record(folder: Path, record: UnitRecord) -> None:
 
 
 def read_record(folder: Path, unit: int) -> UnitRecord | None:
-    """The record of an input shard, or None while it is to be done."""
+    """The record of an input shard, or None while it is to be done: there is none, or one of another version."""
     path = record_path(folder, unit)
-    return TypeAdapter(UnitRecord).validate_json(path.read_bytes()) if path.is_file() else None
+    try:
+        return TypeAdapter(UnitRecord).validate_json(path.read_bytes()) if path.is_file() else None
+    except ValidationError:
+        return None
 
 
 def _is_whole(path: Path, shard: ShardInfo) -> bool:
