@@ -1,6 +1,7 @@
 """One batch of windows, read and put together in one block of memory, so that a worker sends it in one piece."""
 
 import math
+import mmap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -44,6 +45,21 @@ def _fields(size: int, frames: int, frame_shape: tuple[int, ...]) -> dict[str, _
         end = start + math.prod(shape) * np.dtype(dtype).itemsize
         fields[name] = _Field(dtype, shape, slice(start, end))
     return fields
+
+
+def _widen(tokens: "Tensor", pinned: bool) -> "Tensor":
+    """uint16 to int64 of any shape, in pinned memory or in pages of its own.
+
+    malloc would keep hundreds of MB of such short-lived blocks. One thread copies: several would fight with the workers.
+    """
+    import torch
+
+    if pinned:
+        wide = torch.empty(tokens.shape, dtype=torch.int64, pin_memory=True)
+    else:
+        wide = torch.frombuffer(mmap.mmap(-1, 8 * tokens.numel()), dtype=torch.int64).view(tokens.shape)
+    wide.numpy()[:] = tokens.numpy()
+    return wide
 
 
 class BatchReader:
@@ -110,7 +126,5 @@ class BatchReader:
         batch = {name: block[place].view(getattr(torch, dtype)).view(shape)
                  for name, (dtype, shape, place) in self._fields.items()}  # fmt: skip
         if "tokens" in batch:
-            wide = torch.empty(batch["tokens"].shape, dtype=torch.int64, pin_memory=pinned)
-            wide.numpy()[:] = batch["tokens"].numpy()  # by one thread: several would fight with the workers
-            batch["tokens"] = wide
+            batch["tokens"] = _widen(batch["tokens"], pinned)
         return batch
