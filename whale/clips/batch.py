@@ -1,7 +1,6 @@
 """One batch of windows, read and put together in one block of memory, so that a worker sends it in one piece."""
 
 import math
-import mmap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -48,16 +47,13 @@ def _fields(size: int, frames: int, frame_shape: tuple[int, ...]) -> dict[str, _
 
 
 def _widen(tokens: "Tensor", pinned: bool) -> "Tensor":
-    """uint16 to int64 of any shape, in pinned memory or in pages of its own.
-
-    malloc would keep hundreds of MB of such short-lived blocks. One thread copies: several would fight with the workers.
-    """
+    """uint16 to int64 of any shape, in pinned memory or not. One thread copies: several would fight with the workers."""
     import torch
 
     if pinned:
         wide = torch.empty(tokens.shape, dtype=torch.int64, pin_memory=True)
-    else:
-        wide = torch.frombuffer(mmap.mmap(-1, 8 * tokens.numel()), dtype=torch.int64).view(tokens.shape)
+    else:  # of NumPy, for of torch's aligned blocks the heap keeps hundreds of MB; a map of its own is half as fast
+        wide = torch.from_numpy(np.empty(tokens.shape, np.int64))
     wide.numpy()[:] = tokens.numpy()
     return wide
 
@@ -82,15 +78,14 @@ class BatchReader:
         """The batch at these positions, as one block of bytes for `unpack`."""
         import torch
 
-        block = torch.empty(max(field.place.stop for field in self._fields.values()), dtype=torch.uint8)
-        memory = block.numpy()
+        memory = np.empty(max(field.place.stop for field in self._fields.values()), np.uint8)
         fields = self._fields.items()
         arrays = {name: memory[place].view(dtype).reshape(shape) for name, (dtype, shape, place) in fields}
         try:
             self._fill(np.arange(positions.start, positions.stop), arrays)
         except UserError as error:
             return error
-        return block
+        return torch.from_numpy(memory)
 
     def _fill(self, positions: np.ndarray, out: dict[str, np.ndarray]) -> None:
         sources, ks = self.mixture.at(positions)
