@@ -80,15 +80,12 @@ def find_duplicates(rows: np.ndarray) -> dict[int, int]:
     used = np.flatnonzero((rows["num_steps"] > 0) & (rows["motion"] > 0))
     used = used[~np.isin(used, list(first))]
     for group in _repeats(rows["motion"][used]):
-        originals: list[int] = []
-        for i in used[group].tolist():
-            differing = (np.bitwise_xor(rows["look"][o], rows["look"][i]) for o in originals)
-            alike = (sum(int(x).bit_count() for x in bits) <= MAX_BITS for bits in differing)
-            original = next((o for o, same in zip(originals, alike, strict=True) if same), None)
-            if original is None:
-                originals.append(i)
-            else:
-                first[i] = original
+        left = used[group]
+        while len(left) > 1:
+            differing = np.unpackbits((rows["look"][left[1:]] ^ rows["look"][left[0]]).view(np.uint8), axis=1).sum(1)
+            alike = differing <= MAX_BITS
+            first |= dict.fromkeys(left[1:][alike].tolist(), int(left[0]))
+            left = left[1:][~alike]
     return {i: first.get(o, o) for i, o in sorted(first.items())}
 
 
@@ -108,8 +105,9 @@ def known_rows(folders: Sequence[Path]) -> Known:
         except (OSError, ValueError, KeyError) as error:
             problem = f"{folder} does not say which episodes it holds: {error}"
             raise UserError(problem, "name in `known` folders that `whale data_prep convert` has finished") from None
+        units = rows["unit"].astype(np.int64)  # rising; each record has its row
         for one in left_out:
-            gone = (rows["unit"] == one["unit"]) & (rows["record"] >= one["record"])
-            rows["num_steps"][gone & (rows["record"] < one["record"] + one["num_records"])] = 0
+            first = int(np.searchsorted(units, one["unit"])) + one["record"]
+            rows["num_steps"][first : first + one["num_records"]] = 0
         known.append((folder, rows[rows["num_steps"] > 0]))
     return known
