@@ -47,7 +47,7 @@ def _fields(size: int, frames: int, frame_shape: tuple[int, ...]) -> dict[str, _
 
 
 def _widen(tokens: "Tensor", pinned: bool) -> "Tensor":
-    """uint16 to int64 of any shape, in pinned memory or not. One thread copies: several would fight with the workers."""
+    """uint16 to int64, in pinned memory or not. One thread copies: several would fight with the workers."""
     import torch
 
     if pinned:
