@@ -20,6 +20,7 @@ HEAVY = {
     "decord": ("data_prep/video.py",),
     "av": ("data_prep/video.py",),
     "cv2": ("data_prep/images.py",),
+    "simplejpeg": ("data_prep/images.py",),
     "google_crc32c": ("data_prep/tfrecord.py",),
     "fsspec": ("data_prep/files.py",),
     "pyarrow": ("data_prep/lerobot.py",),
