@@ -82,6 +82,8 @@ class ConvertConfig:
         """A task beyond the last has nothing to do; a dataset is described once."""
         if self.dataset is not None and self.spec is not None:
             raise ValueError("give `dataset`, the name of an entry, or `spec`, not both")
+        if ":/" in str(self.out):
+            raise ValueError(f"out {self.out} is no path on this machine: clips are not written to addresses")
         if self.task >= self.tasks:
             raise ValueError(f"task {self.task} must be below tasks {self.tasks}: they are counted from 0")
 

@@ -26,7 +26,7 @@ from whale.data_prep.lock import FolderLock
 from whale.data_prep.oxe.registry import spec_of
 from whale.data_prep.oxe.spec import DatasetSpec
 from whale.data_prep.pool import open_pool, run_jobs, stop_on_signal
-from whale.data_prep.scan import facts_of, frozen_split
+from whale.data_prep.scan import facts_of, frozen_split, of_input
 from whale.data_prep.source import Episode, InputShard, Source, Unreadable, open_source
 from whale.data_prep.split import SplitTable, place_of
 from whale.errors import UserError
@@ -94,7 +94,7 @@ def _settings(config: ConvertConfig, spec: DatasetSpec, source: Source, known: K
     names = ("camera", "size_px", "control_period_sec", "clip_frames", "min_frames", "val_fraction", "split_seed")
     decides = {name: values[name] for name in names}
     held = [hashlib.sha256(rows.tobytes()).hexdigest() for _, rows in known]
-    inputs = [(shard.name, shard.num_bytes) for shard in source.shards]
+    inputs = [of_input(shard) for shard in source.shards]
     return hash_of([FORMAT_VERSION, facts_of(spec), decides, held, inputs])
 
 

@@ -14,6 +14,8 @@ from whale.data_prep.oxe.transforms import canonical_actions, feature_at, frame_
 from whale.data_prep.resample import Numbers, resample, stride_of
 from whale.data_prep.source import Episode, InputShard
 
+MALFORMED = (TypeError, ValueError, OverflowError)
+"""What NumPy and `chr` raise of a feature that holds something else than the spec says."""
 BLACK_LEVEL = 8
 """A camera is black when no pixel of the episode is brighter."""
 
@@ -43,6 +45,8 @@ def _named(episode: Episode, keys: tuple[str, ...], shard: InputShard) -> str:
         return "#".join(text_of(feature_at(episode.metadata, key)) for key in keys)
     except KeyError as error:
         raise SkipEpisodeError(f"missing feature {error.args[0]} of the metadata") from None
+    except MALFORMED as error:
+        raise SkipEpisodeError(f"malformed feature: {' or '.join(keys)} is no text: {error}") from None
 
 
 def source_of(episode: Episode, spec: DatasetSpec, shard: InputShard) -> str:
@@ -83,10 +87,11 @@ def numbers_of(episode: Episode, spec: DatasetSpec, camera: str) -> Numbers:
     """
     try:
         numbers = _numbers(episode, spec)
-        failed = spec.only_successes and not success_of(episode.metadata, episode.steps, spec)
+        failed = not success_of(episode.metadata, episode.steps, spec) and spec.only_successes
+        _instruction(episode, spec)  # what is wrong with it is told now, not when clips are written
     except KeyError as error:
         raise SkipEpisodeError(f"missing feature {error.args[0]}") from None
-    except ValueError as error:
+    except MALFORMED as error:
         raise SkipEpisodeError(f"malformed feature: {error}") from None
     images, length = feature_at(episode.steps["observation"], camera), len(numbers.actions) + spec.drop_first
     if len(images) != length:

@@ -107,6 +107,7 @@ def finish(
         write_json(config.out / "convert_report.json", report)
         write_json(config.out / "quarantine.json", {"episodes": left_out})
         publish_manifest(config.out, manifest)
-    unreadable = sum(manifest.skipped.get(reason, 0) for reason in _UNREADABLE)
+    # What lies behind the last record stands for none, but is damage too.
+    unreadable = sum(max(1, one["num_records"]) for one in left_out if one["reason"].startswith(_UNREADABLE))
     sys.stdout.write(_show(config, report, left_out, unreadable))
     return 1 if unreadable > config.max_unreadable else None

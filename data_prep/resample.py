@@ -27,7 +27,7 @@ class Numbers:
 
 def stride_of(control_period_sec: float, target_sec: float | None) -> int:
     """k: how many recorded periods make about one of the target, half up; 1 where the dataset is slower or None."""
-    return 1 if target_sec is None else max(1, math.floor(target_sec / control_period_sec + 0.5))
+    return 1 if target_sec is None else max(1, math.floor(round(target_sec / control_period_sec, 9) + 0.5))
 
 
 def resample(numbers: Numbers, k: int, frame: str, action_type: ActionType) -> Numbers:

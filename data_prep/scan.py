@@ -6,7 +6,6 @@ removed when the conversion is finished.
 """
 
 import dataclasses
-import math
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -35,6 +34,8 @@ from whale.errors import UserError
 from whale.progress import Progress
 from whale.publish import write_json
 
+_SHOWN = 5
+
 
 @dataclasses.dataclass(frozen=True)
 class Notes:
@@ -45,7 +46,7 @@ class Notes:
     rows: str
     """One `duplicates.ROW` a record, in order, as hexadecimal digits."""
     of_no_use: dict[str, int]
-    """Count of records that cannot be used whatever their frames show, by reason."""
+    """Count of records that cannot be used whatever their frames show, by reason in full."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,13 +63,18 @@ class _Job:
     @property
     def looks_at(self) -> str:
         return hash_of([FORMAT_VERSION, facts_of(self.spec), self.config.camera, self.config.split_seed,
-                        self.shard.name, self.shard.num_bytes])
+                        of_input(self.shard)])
 
 
 def facts_of(spec: DatasetSpec) -> dict:
     """What a spec says of the numbers and frames: all but the words for people."""
     words = ("sources", "licence", "embodiment", "versions")
     return {key: value for key, value in to_values(spec).items() if key not in words}
+
+
+def of_input(shard: InputShard) -> list:
+    """What decides what is read of an input shard, and how its records are called."""
+    return [shard.name, shard.num_bytes, shard.split, shard.first, shard.num_records]
 
 
 def _row(job: _Job, episode: Episode) -> np.ndarray:
@@ -100,7 +106,7 @@ def _scan(job: _Job) -> tuple[Notes, bool]:
         try:
             rows[one.record] = _row(job, one)
         except SkipEpisodeError as reason:
-            reasons[str(reason).partition(":")[0]] += 1
+            reasons[str(reason)] += 1
     return Notes(job.looks_at, rows.tobytes().hex(), dict(reasons)), True
 
 
@@ -109,6 +115,24 @@ def _in_order(config: ConvertConfig, shards: Sequence[InputShard]) -> list[Input
     own = [shard for shard in shards if config.owns(shard.unit)]
     others = [shard for shard in shards if not config.owns(shard.unit)]
     return own + random.Random(config.task).sample(others, len(others))
+
+
+def _check_lengths(config: ConvertConfig, spec: DatasetSpec, rows: np.ndarray, of_no_use: Counter[str]) -> None:
+    """Too short episodes are of no use, so that they are on no side of the split; none may be too long for a clip."""
+    frames = np.ceil(rows["num_steps"] / stride_of(spec.control_period_sec, config.control_period_sec))
+    short = (frames > 0) & (frames < config.min_frames)
+    of_no_use[f"shorter than {config.min_frames} frames"] += int(short.sum())
+    rows["num_steps"][short] = 0
+    if not rows["num_steps"].any():
+        reasons = ", ".join(f"{count} {reason}" for reason, count in (+of_no_use).most_common(_SHOWN))
+        raise UserError(f"none of the {len(rows)} episodes of {config.source} can be used: {reasons}",
+                        f"correct `spec` or the registry entry {spec.name!r}, or fetch the files again")
+    longest = int(frames.max())
+    if config.clip_frames is not None:
+        longest = min(longest, config.clip_frames)
+    if longest > (most := most_frames(config.size_px, config.size_px)):
+        raise UserError(f"the longest clip would have {longest} frames of {config.size_px} pixels: too many for one",
+                        f"cut the episodes: set `clip_frames` to {most} at most")
 
 
 def frozen_split(
@@ -137,14 +161,7 @@ def frozen_split(
         progress.advance(len(seen[job.shard.unit]))
     progress.close()
     rows = np.concatenate([seen[shard.unit] for shard in shards])
-    if not rows["num_steps"].any():
-        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(of_no_use.items()))
-        raise UserError(f"none of the {len(rows)} episodes of {config.source} can be used: {reasons}",
-                        f"correct `spec` or the registry entry {spec.name!r}, or fetch the files again")
-    longest = math.ceil(rows["num_steps"].max() / stride_of(spec.control_period_sec, config.control_period_sec))
-    if config.clip_frames is None and longest > (most := most_frames(config.size_px, config.size_px)):
-        raise UserError(f"the longest episode has {longest} frames: too many for one clip",
-                        f"cut the episodes: set `clip_frames` to {most} at most")
+    _check_lengths(config, spec, rows, of_no_use)
     table = make_table(shards, rows, known, config.val_fraction, settings)
     with lock.shared():
         write_table(config.out, table, rows)

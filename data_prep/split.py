@@ -80,7 +80,7 @@ def make_table(
     """Decide from the rows (`duplicates.ROW`) of all records, in order, and of the episodes that are known already.
 
     Raises:
-        UserError: fewer than two recordings have an episode that can be used.
+        UserError: all episodes are known, or fewer than two recordings have one that can be used.
     """
     earlier = np.concatenate([np.empty(0, ROW), *(held for _, held in known)])
 
@@ -95,6 +95,9 @@ def make_table(
     found = {i: o for i, o in find_duplicates(np.concatenate([earlier, rows])).items() if i >= len(earlier)}
     kept = rows["num_steps"] > 0
     kept[[i - len(earlier) for i in found]] = False
+    if not kept.any():
+        raise UserError("every episode repeats one that a folder in `known` holds",
+                        "there is nothing to convert; or leave that folder out of `known`")
     below = threshold(rows["place"][kept], val_fraction)
     places = np.unique(rows["place"][kept])
     sources = {"train": int((places >= below).sum()), "val": int((places < below).sum())}

@@ -135,6 +135,8 @@ def test_what_earlier_folders_hold_is_left_out_and_nothing_else(run, source, tmp
         reasons = Counter(one["reason"].split(" in ")[0] for one in left_out(tmp_path / "second"))
         assert sum(reasons.values()) == expected and len(held(tmp_path / "second")) == 2 * EPISODES - expected
         assert not expected or reasons["duplicate: of record 0 of input shard 1"] == 1
+    code, said = run(other, tmp_path / "second", f"known=[{tmp_path / 'second'}]")
+    assert code == 2 and "every episode repeats one that a folder in `known` holds" in said
     lost = {one["record"] + i for one in left_out(tmp_path / "first") for i in range(one["num_records"])}
     assert run(source, tmp_path / "third", f"known=[{tmp_path / 'first'}]")[0] == 0
     assert len(lost) > 2 and set(held(tmp_path / "third")) == {(raw.name, record) for record in lost}
@@ -147,9 +149,59 @@ def test_a_feature_that_the_spec_names_and_no_episode_has_is_told_before_any_cli
 
 
 def test_an_episode_too_long_for_one_clip_is_told_before_any_is_written(run, source, tmp_path):
-    code, said = run(source, tmp_path / "out", "size_px=5000")
-    assert code == 2 and "the longest episode has 5 frames" in said and "set `clip_frames` to 3 at most" in said
-    assert not list(tmp_path.glob("out/*.tar"))
+    for words in ((), ("clip_frames=4",)):
+        code, said = run(source, tmp_path / "out", "size_px=5000", *words)
+        assert code == 2 and f"would have {4 if words else 5} frames of 5000 pixels" in said
+        assert "set `clip_frames` to 3 at most" in said and not list(tmp_path.glob("out/*.tar"))
+
+
+def test_what_makes_all_episodes_useless_is_told_in_full_before_any_clip(run, source, tmp_path):
+    for word, problem in (
+        ("spec.success=won", "12 missing feature won"),
+        ("spec.instruction=action", "12 malformed feature: "),
+        ("spec.source_keys=[steps]", "12 missing feature steps of the metadata"),
+        ("spec.proprio=[{key: observation}]", "12 malformed feature: "),
+        ("spec.proprio=[{key: action, first: 5, size: 3}]", "action has 7 columns, needed are 5 to 7"),
+        ("control_period_sec=1.0", "12 shorter than 2 frames"),
+        ("min_frames=6", "12 shorter than 6 frames"),
+    ):
+        code, said = run(source, tmp_path / "out", word)
+        assert code == 2 and problem in said and "correct `spec`" in said, said
+        assert not list(tmp_path.glob("out/*.tar"))
+
+
+def test_too_short_episodes_are_on_no_side(run, tmp_path):
+    made = [episode(f"episode_{i}", film(np.random.default_rng(i), i, 32, "PNG"), np.full((i, 7), 0.01)) for i in
+            range(1, 9)]
+    source = write(tmp_path / "generated" / "1.0.0", [made[:4], made[4:]])
+    for fraction in (0.01, 0.99):  # one of the two that are long enough is held out, whatever the places of the others
+        code, said = run(source, tmp_path / "out", "min_frames=7", f"val_fraction={fraction}")
+        assert code == 0 and "5 shorter than 7 frames" in said and "1 shorter than two steps" in said
+        assert len(held(tmp_path / "out")) == 2
+
+
+def test_a_file_that_goes_on_behind_its_last_record_is_damage(run, source, tmp_path):
+    copy = shutil.copytree(source, tmp_path / "copy" / "1.0.0")
+    shard = copy / "generated-train.tfrecord-00001-of-00002"
+    shard.write_bytes(shard.read_bytes() + b"more")
+    code, said = run(copy, tmp_path / "out")
+    assert code == 1 and "goes on behind the 6 records" in said and len(held(tmp_path / "out")) == 2 * EPISODES
+    assert run(copy, tmp_path / "out", "max_unreadable=1")[0] == 0
+
+
+def test_a_corrected_number_of_records_is_noticed(run, source, tmp_path):
+    """It is said in dataset_info.json alone: the files have the same names and sizes."""
+    copy = shutil.copytree(source, tmp_path / "copy" / "1.0.0")
+    info = (copy / "dataset_info.json").read_text()
+    (copy / "dataset_info.json").write_text(info.replace('["6", "6"]', '["6", "5"]'))
+    assert run(copy, tmp_path / "out")[0] == 1
+    (copy / "dataset_info.json").write_text(info)
+    assert run(copy, tmp_path / "out")[0] == 0 and len(held(tmp_path / "out")) == 2 * EPISODES
+
+
+def test_an_address_to_write_to_is_refused(run, source):
+    code, said = run(source, "gs://bucket/clips")
+    assert code == 2 and "is no path on this machine" in said
 
 
 def test_a_version_that_the_spec_does_not_hold_for_is_refused(run, source, tmp_path):

@@ -71,7 +71,8 @@ def test_an_unknown_step_makes_the_whole_unknown():
 
 
 @pytest.mark.parametrize(("period", "target", "k"), [
-    (0.05, 0.2, 4), (0.2, 0.2, 1), (1 / 3, 0.2, 1), (0.1, 0.25, 3), (1 / 15, 0.2, 3), (0.08, 0.2, 3), (0.1, None, 1),
+    (0.05, 0.2, 4), (0.2, 0.2, 1), (1 / 3, 0.2, 1), (0.1, 0.25, 3), (1 / 15, 0.2, 3), (0.08, 0.2, 3), (0.2, 0.3, 2),
+    (0.1, None, 1),
 ])  # fmt: skip
 def test_how_many_periods_make_one(period, target, k):
     assert stride_of(period, target) == k
