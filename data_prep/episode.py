@@ -63,13 +63,13 @@ def _instruction(episode: Episode, spec: DatasetSpec) -> str | None:
         return None
 
 
-def _numbers(episode: Episode, spec: DatasetSpec) -> Numbers:
+def _numbers(episode: Episode, spec: DatasetSpec, stride: int) -> Numbers:
     steps, kept = episode.steps, slice(spec.drop_first, None)
     flags = {name: np.array(feature_at(steps, name), bool).reshape(-1)[kept]
              for name in ("is_first", "is_last", "is_terminal")}
     if len(flags["is_first"]) < 2:
         raise SkipEpisodeError("shorter than two steps")
-    actions, known = canonical_actions(steps, spec)
+    actions, known = canonical_actions(steps, spec, stride)
     proprio = proprio_of(steps, spec)
     rewards = np.asarray(feature_at(steps, "reward"), np.float32).reshape(-1) if spec.has_rewards else None
     if spec.drop_first:
@@ -79,14 +79,14 @@ def _numbers(episode: Episode, spec: DatasetSpec) -> Numbers:
         proprio=None if proprio is None else proprio[kept], **flags)
 
 
-def numbers_of(episode: Episode, spec: DatasetSpec, camera: str) -> Numbers:
-    """Everything but the frames, at the recorded rate, behind `drop_first`.
+def numbers_of(episode: Episode, spec: DatasetSpec, camera: str, stride: int = 1) -> Numbers:
+    """Everything but the frames, at the recorded rate, behind `drop_first`; every `stride` steps are going to be one.
 
     Raises:
         SkipEpisodeError: the episode cannot be used, whatever its frames show.
     """
     try:
-        numbers = _numbers(episode, spec)
+        numbers = _numbers(episode, spec, stride)
         failed = not success_of(episode.metadata, episode.steps, spec) and spec.only_successes
         _instruction(episode, spec)  # what is wrong with it is told now, not when clips are written
     except KeyError as error:
@@ -115,7 +115,7 @@ def to_clips(
         SkipEpisodeError: the episode cannot be used.
     """
     k, frame = stride_of(spec.control_period_sec, config.control_period_sec), frame_of(spec)
-    recorded = numbers_of(episode, spec, config.camera)
+    recorded = numbers_of(episode, spec, config.camera, k)
     numbers = resample(recorded, k, frame.value, spec.action_type)
     length = len(numbers.actions)
     if length < config.min_frames:

@@ -93,7 +93,8 @@ def _scan(job: _Job) -> tuple[Notes, bool]:
     """Notes of an input shard, and whether they are new: another task may have published them by now."""
     try:
         notes = TypeAdapter(Notes).validate_json(job.path.read_bytes())
-        if notes.looked_at == job.looks_at and "unreadable" not in notes.of_no_use:  # it may be fetched again by now
+        damaged = any(reason.startswith("unreadable") for reason in notes.of_no_use)  # it may be fetched again by now
+        if notes.looked_at == job.looks_at and not damaged:
             return notes, False
     except (FileNotFoundError, ValidationError):  # there are none, or those of another version
         pass
@@ -101,7 +102,7 @@ def _scan(job: _Job) -> tuple[Notes, bool]:
     rows["unit"], rows["record"] = job.shard.unit, np.arange(len(rows))
     for one in job.source.read(job.shard, [job.config.camera]):
         if isinstance(one, Unreadable):
-            reasons["unreadable"] += one.num_records
+            reasons[f"unreadable: {one.reason}"] += one.num_records
             continue
         try:
             rows[one.record] = _row(job, one)

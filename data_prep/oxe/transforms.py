@@ -145,21 +145,33 @@ def _reached(steps: Steps, spec: DatasetSpec) -> Vectors:
     return _turn(np.swapaxes(rotation, -1, -2), (shift, turn)) if frame_of(spec) is Frame.TOOL else (shift, turn)
 
 
-def _to_targets(steps: Steps, spec: DatasetSpec, length: int) -> Vectors:
+def _from(measured: np.ndarray, targets: np.ndarray, spec: DatasetSpec, stride: int) -> np.ndarray:
+    """Where motion to targets [T, ...] starts: at what is measured in steps that are kept, else at the target before.
+
+    What is `stride` steps of one motion then leads from the first of them to the last target: the way by which the arm
+    lags behind its target counts once, not in every step.
+    """
+    kept = (np.arange(len(targets)) - spec.drop_first) % stride == 0
+    if spec.action.motion is Motion.PATH:
+        kept[:] = False
+    before = np.concatenate([targets[:1], targets[:-1]])
+    return np.where(kept.reshape(-1, *[1] * (targets.ndim - 1)), measured, before)
+
+
+def _to_targets(steps: Steps, spec: DatasetSpec, length: int, stride: int) -> Vectors:
     """Motion to absolute targets: from the pose of the same step, or from the target before (`path`)."""
     action = spec.action
-    from_before = action.motion is Motion.PATH
-    if from_before:
+    if action.motion is Motion.PATH:
         here, facing = np.zeros((length, 3)), np.broadcast_to(np.eye(3), (length, 3, 3))
     else:
         here, facing = poses(steps, spec)
     there, then_facing = here, facing
     if action.position is not None:
         there = _in_space(columns(steps, action.position) * action.metres)
+        here = _from(here, there, spec, stride)
     if action.rotation is not None:
         then_facing = matrix_from(columns(steps, action.rotation) * action.radians, action.rotation_form)
-    if from_before:
-        here, facing = (np.concatenate([one[:1], one[:-1]]) for one in (there, then_facing))
+        facing = _from(facing, then_facing, spec, stride)
     return _between(here, facing, there, then_facing)
 
 
@@ -180,16 +192,16 @@ def _commanded(steps: Steps, spec: DatasetSpec, length: int) -> Vectors:
     return shift, turn
 
 
-def _motion(steps: Steps, spec: DatasetSpec, length: int) -> Vectors:
+def _motion(steps: Steps, spec: DatasetSpec, length: int, stride: int) -> Vectors:
     """Translation (m) and rotation vector (rad) of every step, float64 [T, 3] each."""
     if spec.action.motion is Motion.REACHED:
         return _reached(steps, spec)
     if spec.action.motion in (Motion.TARGET, Motion.PATH):
-        return _to_targets(steps, spec, length)
+        return _to_targets(steps, spec, length, stride)
     return _commanded(steps, spec, length)
 
 
-def _joint_motion(steps: Steps, spec: DatasetSpec) -> np.ndarray:
+def _joint_motion(steps: Steps, spec: DatasetSpec, stride: int) -> np.ndarray:
     """Joint differences (rad) of every step, float64 [T, up to 6].
 
     Raises:
@@ -205,7 +217,7 @@ def _joint_motion(steps: Steps, spec: DatasetSpec) -> np.ndarray:
         moved = columns(steps, action.joints)
         if action.motion is Motion.TARGET:
             assert here is not None
-            moved = moved - here
+            moved = moved - _from(here, moved, spec, stride)
     if moved.shape[1] > 6:
         raise ValueError(f"{spec.name} moves {moved.shape[1]} joints: six and the gripper are all that an action holds")
     return moved
@@ -243,8 +255,10 @@ def _absolute_from_relative(closing: np.ndarray) -> np.ndarray:
     return np.where(last < 0, 1 - command[given[0]], command[given[np.maximum(last, 0)]])
 
 
-def canonical_actions(steps: Steps, spec: DatasetSpec) -> tuple[np.ndarray, np.ndarray]:
+def canonical_actions(steps: Steps, spec: DatasetSpec, stride: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Canonical actions float32 [T, 7], and whether each step's action is known, bool [T].
+
+    Every `stride` steps, counted behind `drop_first`, are going to be one (resample.py).
 
     The last step has no next frame, so its action means nothing, whatever is recorded there; the first of a `path` has
     no target before it.
@@ -258,9 +272,9 @@ def canonical_actions(steps: Steps, spec: DatasetSpec) -> tuple[np.ndarray, np.n
     length = len(steps["is_first"])
     actions = np.zeros((length, ACTION_DIM), np.float64)
     if spec.action_type in (ActionType.EEF_DELTA, ActionType.PLANAR):
-        actions[:, :3], actions[:, 3:6] = _motion(steps, spec, length)
+        actions[:, :3], actions[:, 3:6] = _motion(steps, spec, length, stride)
     elif spec.action_type is ActionType.JOINT:
-        moved = _joint_motion(steps, spec)
+        moved = _joint_motion(steps, spec, stride)
         actions[:, : moved.shape[1]] = moved
     else:
         raise ValueError(f"{spec.name}: actions of type {spec.action_type.value} are not made")

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from rlds_files import film
 
+from whale.clips.clip import ActionType
 from whale.data_prep.config import ConvertConfig
 from whale.data_prep.episode import SkipEpisodeError, to_clips
-from whale.data_prep.oxe.spec import ActionSpec, DatasetSpec, Frame, Part
+from whale.data_prep.oxe.spec import ActionSpec, DatasetSpec, Frame, Motion, Part, PoseSpec, Rotation
 from whale.data_prep.source import Episode, InputShard
 
 SHARD = InputShard(3, "/somewhere/made-train.tfrecord-00003", "train", 100, 9, 1)
@@ -81,6 +82,23 @@ def test_a_rate_asked_for_is_what_the_clip_says_and_windows_are_cut_after():
     assert made[0].info.control_period_sec == 0.2 and made[0].rewards.tolist() == [2, 2, 2]
     assert np.allclose(made[0].actions[:, 0], [0.01, 0.05, 0.09])
     assert np.array_equal(made[0].frames, clips(spec())[0].frames[[0, 2, 4]])
+
+
+@pytest.mark.parametrize("kind", ["end effector", "joints"])
+def test_the_lag_behind_a_target_counts_once_whatever_the_rate(kind):
+    """An arm that moves by 1 cm (or 0.01 rad) a step, and is always 3 cm behind where it is told to be."""
+    state = np.outer(np.arange(T), np.ones(6)) * 0.01
+    facts = {"action": ActionSpec(motion=Motion.TARGET, joints=Part(key="target")), "action_type": ActionType.JOINT,
+             "pose": PoseSpec(joints=Part(key="state"))}
+    if kind == "end effector":
+        facts = {"action": ActionSpec(motion=Motion.TARGET, position=Part(key="target", size=3),
+                                      rotation=Part(key="target", first=3), rotation_form=Rotation.ROTVEC),
+                 "pose": PoseSpec(position=Part(key="state", size=3), rotation=Part(key="state", first=3),
+                                  rotation_form=Rotation.ROTVEC)}  # fmt: skip
+    made = episode(state=state, target=state + 0.03)
+    for k, drop_first in ((1, 0), (2, 0), (3, 0), (4, 1), (3, 2)):
+        clip, = clips(spec(drop_first=drop_first, **facts), made, control_period_sec=0.1 * k)
+        assert np.allclose(clip.actions[clip.action_known, :6], 0.03 + 0.01 * (k - 1), atol=1e-6)
 
 
 BAD_IMAGES = [*IMAGES[:5], b"no image", *IMAGES[6:]]
