@@ -22,6 +22,7 @@ stage() {
 }
 
 stage whale data_prep collect configs/data_prep/tabletop_collect.yaml
+stage whale data_prep audit configs/data_prep/tabletop_audit.yaml
 stage whale data_prep convert configs/data_prep/tabletop_convert.yaml
 stage whale pretrain tokenizer configs/pretrain/tabletop_tokenizer.yaml
 stage whale data_prep tokenize configs/data_prep/tabletop_tokenize.yaml

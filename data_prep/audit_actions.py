@@ -79,8 +79,14 @@ def _misread(where: str, severity: Severity, read: Fit, name: str, other: Fit) -
 
 
 def _scale(where: str, severity: Severity, found: Fit) -> Iterator[Finding]:
+    """Of axes whose commands show in the motion at all: one that pushes against a limit has no scale."""
     scale = np.abs(found.scale)
-    off = np.flatnonzero((scale > SCALE) | (scale < 1 / SCALE))
+    silent = np.flatnonzero(found.explained < COMPARABLE)
+    if len(silent) and found.relabelled >= COMPARABLE:
+        axes = "".join("xyz"[i] for i in silent)
+        yield Finding("info", "action_unrelated", f"{where}, axes {axes}", float(found.explained[silent].min()),
+                      "correlation with the measured motion: the arm stands at a limit, or moves otherwise")
+    off = np.flatnonzero(((scale > SCALE) | (scale < 1 / SCALE)) & (found.explained >= COMPARABLE))
     if len(off) and found.relabelled >= COMPARABLE:
         factor = float(np.exp(np.log(np.maximum(scale[off], 1e-12)).mean()))
         axes = "" if len(off) == np.isfinite(scale).sum() else f", axes {''.join('xyz'[i] for i in off)}"

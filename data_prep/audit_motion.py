@@ -91,6 +91,8 @@ class Fit:
     """The relabelling that agrees best: measured axis i is `signs[i]` times commanded axis `axes[i]`."""
     relabelled: float
     """Its agreement."""
+    explained: np.ndarray
+    """Correlation of each measured axis under it, [3]."""
     scale: np.ndarray
     """Least-squares scale, measured by commanded, of each measured axis under that relabelling, [3]."""
     turned_deg: float
@@ -178,6 +180,7 @@ def fit(pairs: Sequence[Reading]) -> Fit | None:
     return Fit(
         correlation=np.where(moving, np.diag(correlation), np.nan), agreement=float(np.diag(correlation)[live].mean()),
         axes=best[0], signs=best[1], relabelled=float(chosen[live].mean()),
+        explained=np.where(moving, chosen, np.nan),
         scale=np.where(moving, chosen * b / np.maximum(a[list(best[0])], 1e-30), np.nan),
         turned_deg=float(np.degrees(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1)))),
         gain=float((after + 0.02) / (before + 0.02)), lag=lag, steps=sum(len(pair[0]) for pair in pairs),

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from whale.data_prep.oxe import registry_arms, registry_franka, registry_rtx
 from whale.data_prep.oxe.registry_facts import cols
-from whale.data_prep.oxe.spec import ActionSpec, DatasetSpec, Frame
+from whale.data_prep.oxe.spec import ActionSpec, DatasetSpec, Frame, PoseSpec
 from whale.errors import UserError
 
 _TABLETOP = DatasetSpec(
@@ -20,6 +20,7 @@ _TABLETOP = DatasetSpec(
     cameras={"image": "external"},
     control_period_sec=0.2,
     action=ActionSpec(frame=Frame.BASE, position=cols("action", 0, 3), gripper=cols("action", 6, 1)),
+    pose=PoseSpec(position=cols("observation/state", 0, 3)),
     proprio=(cols("observation/state", 0),),
     has_rewards=True,
     success="success",

@@ -89,6 +89,13 @@ def test_a_hard_fault_gives_exit_code_1_and_stands_first(run, tmp_path):
     assert Page(content).text.count("wrong_version") == 1
 
 
+def test_what_collect_writes_has_no_fault(whale, rlds, tmp_path):
+    ran = whale("audit", source=rlds, out=tmp_path)
+    assert (ran.code, ran.err.count("Traceback")) == (0, 0), ran.out
+    counts = json.loads((tmp_path / "tabletop.json").read_text())["counts"]
+    assert (counts["hard"], counts["warning"]) == (0, 0), ran.out
+
+
 def test_few_episodes_come_from_all_over_and_all_are_told(run, tmp_path):
     data = make(World())
     source = str(write(data, tmp_path))

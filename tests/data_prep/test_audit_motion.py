@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation as Turn
 
+from whale.data_prep.audit_actions import _scale
 from whale.data_prep.audit_motion import MAX_LAG, fit, unexplained
 
 
@@ -39,6 +40,16 @@ def test_a_lag_is_found_whatever_the_axes(seed, lag):
     found = fit(list(zip(commanded, measured, strict=True)))
     assert found.lag == lag
     assert found.axes == (1, 2, 0)
+
+
+def test_an_axis_that_stands_at_a_limit_has_no_scale():
+    """Two axes follow; the third is pushed down from the table's height on, and goes nowhere."""
+    pairs = [(a - [0, 0, 0.05], np.column_stack([a[:, :2], np.r_[-0.03, np.zeros(len(a) - 1)]])) for a in motion(5)]
+    pairs += [(a, a) for a in motion(6, episodes=1)]
+    found = fit(pairs)
+    assert found.explained[2] < 0.6 < found.explained[:2].min()
+    findings = list(_scale("action", "warning", found))
+    assert [(one.severity, one.kind, one.where) for one in findings] == [("info", "action_unrelated", "action, axes z")]
 
 
 def test_a_glitch_does_not_hide_the_rest():
