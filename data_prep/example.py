@@ -43,7 +43,7 @@ class Example:
             if number == 1:
                 key = self.record[first:last].decode()
             else:
-                spans += [(KINDS[kind], *span) for kind, *span in _messages(self.record, first, last, KINDS)]
+                spans += [(KINDS[kind], a, b) for kind, a, b in _messages(self.record, first, last, KINDS)]
         if key is None:
             raise ValueError("a feature has no name")
         self.spans[key] = spans
