@@ -89,12 +89,13 @@ _IVIDEOGPT: Mixture = {
     "uiuc_d3field": 4 * _SMALL,
 }
 
-# Episodes of all splits: the TFDS catalogue where it counts them. Where it does not, marked *, the figure is the one
-# that goes round for Open X-Embodiment, and rough; **: before its filter for successes.
+# Episodes of all splits, by the TFDS catalogue (tensorflow/datasets, docs/catalog). *: by a third party's listing of
+# the bucket's dataset_info.json (registry_facts.INVENTORY). **: before its filter for successes. ***: from memory, and
+# rough.
 EPISODES: dict[str, int] = {
     "fractal20220817_data": 87_212,
     "kuka": 580_392,  # **
-    "bridge_dataset": 60_064,  # *
+    "bridge_dataset": 60_064,  # ***
     "taco_play": 3_603,
     "jaco_play": 1_085,
     "berkeley_cable_routing": 1_647,
@@ -102,10 +103,10 @@ EPISODES: dict[str, int] = {
     "viola": 150,
     "berkeley_autolab_ur5": 1_000,  # *
     "toto": 1_003,  # *
-    "language_table": 442_226,  # *
+    "language_table": 442_226,  # *; google-research/language-table, README, too
     "columbia_cairlab_pusht_real": 136,
     "bc_z": 43_264,
-    "robo_net": 82_775,  # *
+    "robo_net": 82_775,  # *: of 0.1.0
     "stanford_hydra" + DATASET_TO_RLDS: 570,
     "austin_buds" + DATASET_TO_RLDS: 50,
     "nyu_franka_play" + DATASET_TO_RLDS: 456,
@@ -119,15 +120,15 @@ EPISODES: dict[str, int] = {
     "cmu_play_fusion": 576,
     "kaist_nonprehensile" + TO_RLDS: 201,
     "stanford_robocook" + TO_RLDS: 2_460,
-    "droid": 92_233,  # *
-    "fmb": 1_804,
+    "droid": 95_658,  # *: of 1.0.1
+    "fmb": 1_804,  # of 0.1.0; the listing counts 8,611 in 0.0.1
     "robo_set": 18_250,
     "stanford_kuka_multimodal" + DATASET_TO_RLDS: 3_000,
     "nyu_rot" + DATASET_TO_RLDS: 14,
     "ucsd_kitchen" + DATASET_TO_RLDS: 150,
     "ucsd_pick_and_place" + DATASET_TO_RLDS: 1_355,
     "utokyo_pr2_opening_fridge" + TO_RLDS: 80,
-    "utokyo_pr2_tabletop_manipulation" + TO_RLDS: 240,  # *
+    "utokyo_pr2_tabletop_manipulation" + TO_RLDS: 240,
     "utokyo_xarm_pick_and_place" + TO_RLDS: 102,
     "stanford_mask_vit" + TO_RLDS: 9_200,
     "tokyo_u_lsmo" + TO_RLDS: 50,
@@ -161,7 +162,7 @@ LEFT_OUT: dict[str, str] = {
     "utokyo_xarm_bimanual" + TO_RLDS: "the left arm moves, and is in no action",
     "cmu_playing_with_food": "its motion is unknown",
     "uiuc_d3field": "its raw data are said to be broken (Octo, OpenVLA)",
-    "rh20t": "the conversion that this entry reads is not public",
+    "rh20t": "nobody distributes it in the form that this entry reads",
     **dict.fromkeys(
         ("aloha_static_dataset", "aloha_mobile_dataset", "aloha_dagger_dataset", "aloha_mobile", "gnm_dataset"),
         "cannot be converted: see its entry",

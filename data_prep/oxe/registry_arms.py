@@ -28,12 +28,19 @@ _PR2 = DatasetSpec(
     cameras={"image": "external"},
     control_period_sec=0.1,
     action=ActionSpec(motion=Motion.REACHED, gripper=cols("action", 6, 1)),
-    pose=_STATE_POSE,
+    pose=replace(_STATE_POSE, metres=0.001),
     proprio=(cols("observation/state", 0, 7),),
     versions=("0.1.0",),
     embodiment="PR2",
     licence=MIT,
-    sources=(CATALOGUE, RATE, LOADERS, REACHED + SHORT_OF_COMMAND),
+    sources=(
+        CATALOGUE,
+        RATE,
+        LOADERS + " They pass the gripper on, 1 open; RDT inverts it.",
+        REACHED + SHORT_OF_COMMAND,
+        "Positions are millimetres: RDT divides those of both PR2 sets, recorded and commanded, by 1000. The "
+        "catalogue names no unit, and the loaders pass them on.",
+    ),
 )
 _GNM = DatasetSpec(
     name="berkeley_gnm_recon",
@@ -53,7 +60,9 @@ _GNM = DatasetSpec(
         RATE,
         REACHED + "waypoints are scaled by a spacing of each dataset (Octo's gnm transform). Told in the robot's own "
         "axes: the camera drives with it, and where odometry started means nothing.",
-        "It moves in the plane and has no gripper: those are fixed. Whether positions are metres is not published.",
+        "It moves in the plane and has no gripper: those are fixed.",
+        "Metres: robodhruv/visualnav-transformer, train/vint_train/data/data_config.yaml, tells the makers' spacing of "
+        "waypoints in metres. RDT divides the positions of recon and sac_son by 100, and says no reason: audit's.",
     ),
 )
 
@@ -93,7 +102,8 @@ SPECS: tuple[DatasetSpec, ...] = (
         sources=(
             CATALOGUE + " It says 0 open, 1 closed; the loaders pass the gripper on as if 1 were open.",
             RATE,
-            "Neither unit nor axes are published: metres and the base are assumed; audit compares with the states.",
+            "Neither unit nor axes are published: metres and the base are assumed, as the loaders do; audit compares "
+            "with the states, whose unit and order of Euler angles are not published either: not relabelled.",
         ),
     ),
     DatasetSpec(
@@ -112,9 +122,10 @@ SPECS: tuple[DatasetSpec, ...] = (
             CATALOGUE + " It says position and orientation of the end effector.",
             RATE,
             LOADERS + " They take it for a difference.",
-            "Absolute, in the arm's own millimetres and degrees: its averages are hundreds of millimetres and tens of "
-            "degrees in the statistics that OpenVLA publishes; another public loader takes differences of consecutive "
-            "actions, as here. Joints are recorded, but no pose.",
+            "Absolute, in the arm's own millimetres and degrees: from memory of the statistics of openvla-7b (hundreds "
+            "and tens on average), not checked. Differences of consecutive actions, as here, are a comment in "
+            "lihzha/lap-thirdparty, src/openpi_cot/dataloader/oxe_utils/transforms.py. Joints are recorded, but no "
+            "pose.",
             "The gripper: the loaders pass it on, 1 open; RDT inverts it.",
         ),
     ),
@@ -222,13 +233,14 @@ SPECS: tuple[DatasetSpec, ...] = (
         sources=(
             CATALOGUE + " It says: change of position, yaw, gripper -1 open to 1 closed; roll and pitch are fixed.",
             "No rate is published (LeRobot and RDT leave it out): 1 Hz is nominal, as for robo_net, whose setup it "
-            "copies.",
+            "copies. Metres and the base's axes are assumed.",
             "Poses are normalised by bounds that are recorded beside them: none is taken.",
         ),
     ),
     replace(
         _PR2,
         name="tokyo_u_lsmo" + TO_RLDS,
+        pose=_STATE_POSE,
         proprio=(cols("observation/state", 0, 13),),
         embodiment="Cobotta",
         sources=(
@@ -293,7 +305,7 @@ SPECS: tuple[DatasetSpec, ...] = (
         sources=(
             CATALOGUE + " Its text of the action is a template's. The pose lies outside the observation.",
             "12.5 Hz: LeRobot's openx/configs.yaml; HMA says 12.",
-            LOADERS + " They pass the action on.",
+            LOADERS + " They pass the gripper on, 1 open: nobody says so in words.",
             REACHED + SHORT_OF_COMMAND,
         ),
     ),
@@ -315,6 +327,7 @@ SPECS: tuple[DatasetSpec, ...] = (
             RATE,
             LOADERS + " They take tool axes for the base's. No pose is recorded: canonical motion stays in the tool's "
             "axes.",
+            "The gripper: the loaders pass it on, 1 open; RDT inverts it. The catalogue does not say.",
         ),
     ),
     DatasetSpec(
@@ -357,7 +370,8 @@ SPECS: tuple[DatasetSpec, ...] = (
             LOADERS + " No gripper is commanded: they take the state's and invert it, though the catalogue says `open "
             "status`. Here the next step's, for the present one says nothing of the action.",
             "Both cameras are stored as BGR: rlds_dataset_mod's prepare_open_x.sh.",
-            "Quaternion order x, y, z, w, and the base's axes: the loaders.",
+            "Quaternion order x, y, z, w: RDT; the loaders do not read the pose. That commands are told in the axes of "
+            "the base is assumed, as the loaders do.",
         ),
     ),
     DatasetSpec(
@@ -371,7 +385,8 @@ SPECS: tuple[DatasetSpec, ...] = (
         embodiment="Hello Robot Stretch",
         licence=MIT,
         sources=(
-            CATALOGUE + " State is three numbers of position, and the gripper.",
+            CATALOGUE + " State is three numbers, of joints or of the position (it says both), and the gripper; RDT "
+            "takes the first and the third for x and z. Read as a position, unchecked.",
             RATE,
             LOADERS,
             REACHED + SHORT_OF_COMMAND + " No orientation is measured: rotation is unknown.",
@@ -398,26 +413,28 @@ SPECS: tuple[DatasetSpec, ...] = (
             "3.75 Hz: LeRobot's openx/configs.yaml; RDT says 30 Hz, that of the camera.",
             LOADERS,
             REACHED + "poses are those of a telephone that finds its own way: they start anywhere, so motion is told "
-            "in the camera's own axes. They jump at times (RDT): audit counts it. Quaternion order x, y, z, w: "
-            "SciPy's.",
+            "in the camera's own axes. They jump at times (RDT): audit counts it. Quaternion order x, y, z, w is "
+            "assumed, for it is SciPy's; RDT reads the Euler angles in `rot`.",
         ),
     ),
     DatasetSpec(
         name="rh20t",
         cameras={"image_front": "external", "image_side_right": "external", "image_wrist": "wrist"},
         control_period_sec=0.1,
-        action=ActionSpec(motion=Motion.REACHED, gripper=cols("action/gripper", 0, 1), absent="unknown"),
-        pose=PoseSpec(position=cols("observation/tcp_base", 0, 3)),
+        action=ActionSpec(motion=Motion.REACHED, gripper=cols("action/gripper", 0, 1)),
+        pose=PoseSpec(position=cols("observation/tcp_base", 0, 3), rotation=cols("observation/tcp_base", 3, 3)),
         proprio=(cols("observation/tcp_base"), cols("observation/gripper_width", 0, 1)),
         embodiment="Flexiv, UR5, Franka, KUKA",
-        licence="CC BY-SA 4.0 and CC BY-NC 4.0, by part (RH20T's site; to be checked)",
+        licence="CC BY-SA 4.0 and CC BY-NC 4.0, by part (from memory of RH20T's site; to be checked)",
         sources=(
-            "Octo's own conversion, which is not public: OpenVLA's rlds/oxe/transforms.py is all that tells its "
-            "layout.",
-            "10 Hz: RDT's dataset_control_freq.json.",
-            REACHED + "actions are absolute poses. Six or seven columns, and the order of a quaternion, are not "
-            "published: rotation is unknown.",
-            "The gripper is a flag, 1 open: OpenVLA.",
+            "Features: kpertsch/rh20t_dataset_converter, rh20t/rh20t_dataset_builder.py and utils.py (position, and "
+            "roll, pitch, yaw by transforms3d, about fixed axes, in the frame of the base). It names its cameras "
+            "image_0 to image_2; the names here are those of OpenVLA's rlds/oxe/configs.py, for a conversion that "
+            "nobody distributes.",
+            "10 Hz: RDT's dataset_control_freq.json. Metres are assumed.",
+            REACHED + "the converter's action is a difference of Euler angles, which is no rotation, and OpenVLA's "
+            "transforms.py does not say what its own is.",
+            "The gripper is 1 to open and 0 to close: the converter compares its width with the next step's.",
         ),
     ),
     *(
@@ -427,9 +444,12 @@ SPECS: tuple[DatasetSpec, ...] = (
             control_period_sec=0.02,
             action=ActionSpec(),
             embodiment="two ViperX 300",
-            licence="MIT (ALOHA)",
+            licence=MIT,
             unusable="two arms of six joints and two grippers are commanded at once; an action has seven slots",
-            sources=("50 Hz, 14 joint targets: Octo's transforms and RDT's dataset_control_freq.json.",),
+            sources=(
+                "50 Hz, 14 joint targets: Octo's transforms and RDT's dataset_control_freq.json.",
+                "The licence is that of LeRobot's copies of the static and the mobile data.",
+            ),
         )
         for name in ("aloha_static_dataset", "aloha_mobile_dataset", "aloha_dagger_dataset", "aloha_mobile")
     ),

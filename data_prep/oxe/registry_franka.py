@@ -6,6 +6,7 @@ from whale.data_prep.oxe.registry_facts import (
     COLLECTION,
     CONTROLLER_UNITS,
     DATASET_TO_RLDS,
+    INVENTORY,
     KINEMATICS,
     LOADERS,
     MIT,
@@ -38,8 +39,9 @@ SPECS: tuple[DatasetSpec, ...] = (
             RATE,
             LOADERS,
             "Both cameras are stored as BGR: rlds_dataset_mod's prepare_open_x.sh.",
-            "Commands stay below 3 cm a step (statistics that OpenVLA publishes): metres. The axes are not published; "
-            "the loaders take the base's.",
+            "Commands stay below 3 cm a step, so they are metres: from memory of the statistics of openvla-7b, not "
+            "checked. The axes are not published; the loaders take the base's. The order of the poses' Euler angles "
+            "is not published either, and matters for them and not for the small turn of a command: not relabelled.",
         ),
     ),
     DatasetSpec(
@@ -72,7 +74,9 @@ SPECS: tuple[DatasetSpec, ...] = (
             "terminate; state is 7 joints, position, roll, pitch, yaw.",
             RATE,
             LOADERS,
-            "The axes are not published; the loaders take the base's.",
+            "Unit and axes are not published; the loaders take metres and the base's. The order of the poses' Euler "
+            "angles is not published either, and matters for them and not for the small turn of a command: not "
+            "relabelled.",
         ),
     ),
     DatasetSpec(
@@ -94,6 +98,8 @@ SPECS: tuple[DatasetSpec, ...] = (
             RATE,
             REACHED + "commands are in tenths of a metre and of a radian, as axis-angle (the catalogue), in axes that "
             "it does not say; simulated poses are exact. The loaders pass the numbers on as metres and Euler angles.",
+            "Poses are in the axes of the world, with the pose of the base beside them (the catalogue): that the base "
+            "is not turned in it is assumed.",
         ),
     ),
     DatasetSpec(
@@ -110,10 +116,15 @@ SPECS: tuple[DatasetSpec, ...] = (
         embodiment="Franka Panda",
         licence=COLLECTION,
         sources=(
-            "State is position, quaternion, velocities, 7 joints, their velocities and torques, gripper width: RDT.",
+            "Features and version: a listing of the bucket's dataset_info.json (" + INVENTORY + ").",
+            "State is position, quaternion x, y, z, w, velocities, 7 joints, their velocities and torques, gripper "
+            "width: the makers' clvrai/furniture-bench, furniture_bench/envs/furniture_bench_env.py; that the columns "
+            "follow this order: RDT.",
             RATE,
-            LOADERS + " They turn the command's quaternion (x, y, z, w) into Euler angles.",
-            REACHED + "other readers call the command velocities, and the axes of its rotation are not published.",
+            LOADERS + " They turn the command's quaternion into Euler angles.",
+            "The gripper is opened below 0 and closed above: clvrai/furniture-bench, furniture_bench/robot/panda.py.",
+            REACHED + "the command's position is told in the axes of the base and its turn in those of the tool "
+            "(panda.py), so that no one frame holds both.",
         ),
     ),
     DatasetSpec(
@@ -125,8 +136,8 @@ SPECS: tuple[DatasetSpec, ...] = (
         embodiment="Franka Panda",
         licence=MIT,
         sources=(
-            CATALOGUE + " It says position and orientation of the end effector; the loaders, and a public one that "
-            "cites the collection's own sheet, take differences: so does this entry. No proprioception could tell.",
+            CATALOGUE + " It says position and orientation of the end effector; the loaders take differences, and so "
+            "does this entry, unchecked. No proprioception could tell.",
             RATE,
             LOADERS,
         ),
@@ -188,8 +199,8 @@ SPECS: tuple[DatasetSpec, ...] = (
             CATALOGUE + " It says position and quaternion of the end effector, and gripper.",
             RATE,
             LOADERS,
-            KINEMATICS + "it is an absolute pose (its x averages half a metre in the statistics that OpenVLA "
-            "publishes), which the loaders take for a difference.",
+            KINEMATICS + "the catalogue calls it a pose, the loaders take it for a difference. That its x averages "
+            "half a metre in the statistics of openvla-7b is from memory, not checked.",
         ),
     ),
     DatasetSpec(
@@ -203,7 +214,8 @@ SPECS: tuple[DatasetSpec, ...] = (
         embodiment="Franka Panda",
         licence=MIT,
         sources=(
-            CATALOGUE + " It says: position and quaternion (7), gripper, terminate; state is 7 joints and gripper.",
+            CATALOGUE + " It says: delta of position and quaternion (7), gripper, terminate; state is 7 joints and "
+            "gripper.",
             RATE,
             KINEMATICS + "the order of its quaternion and its axes are not published. The loaders take columns 0 to 2 "
             "and the last four, which splits the quaternion and takes `terminate` for the gripper.",
@@ -222,7 +234,8 @@ SPECS: tuple[DatasetSpec, ...] = (
             RATE,
             LOADERS + " They read position, quaternion and, last, the gripper.",
             "Motion is unknown: whether those are poses or differences is not published, nor what its state holds.",
-            "Version 1.0.0: iVideoGPT's converter.",
+            "Features and version 1.0.0: a listing of the bucket's dataset_info.json (" + INVENTORY + "), and "
+            "iVideoGPT's converter.",
         ),
     ),
     DatasetSpec(
@@ -308,16 +321,19 @@ SPECS: tuple[DatasetSpec, ...] = (
         success="file_path",
         success_text="/success/",
         embodiment="Franka Panda, Robotiq 2F-85",
-        licence="CC BY 4.0 (DROID's site); MIT (LeRobot's copy of 100 episodes)",
+        licence="CC BY 4.0 (third parties say so; the makers' page was not read); MIT (LeRobot's copy of 100 episodes)",
         sources=(
-            "Features: the builder in the dataset's own repository. 15 Hz: LeRobot's openx/configs.yaml.",
-            "Euler angles about the fixed axes x, y, z: the dataset's own code (SciPy's `xyz`).",
-            REACHED + "`cartesian_velocity`, which the loaders use, is a share of the largest step that the "
-            "controller allows, and no metres per second. `action` is the position target and the gripper, though the "
-            "features say joint velocities (checked on all 32,212 steps of droid_100 in LeRobot's pull request 77).",
-            "The gripper is 1 when closed: both loaders invert it.",
-            "Success is told by a folder in `file_path` alone.",
-            "The two exterior cameras have no order: OpenVLA swaps them at random.",
+            "Features: droid/droid.py of droid_dataset_builder (its copy at kylehsu-tri). 15 Hz: LeRobot's "
+            "openx/configs.yaml.",
+            "Euler angles about the fixed axes x, y, z: droid-dataset/droid, droid/misc/transformations.py (SciPy's "
+            "`xyz`). The pose follows from the joints by kinematics: droid/franka/robot.py.",
+            REACHED + "`cartesian_velocity`, which the loaders use, is a share of the largest step of the controller, "
+            "7.5 cm and 0.15 rad at 15 Hz (droid/robot_ik/robot_ik_solver.py), and no metres per second. `action` is "
+            "the position target and the gripper (the builder), though the features say joint velocities.",
+            "The gripper is 1 when closed: droid/franka/robot.py; both loaders invert it.",
+            "Success is told by a folder in `file_path` alone: the builder reads it from there too.",
+            "The two exterior cameras have no order: the builder takes them as they come, OpenVLA swaps them at "
+            "random.",
         ),
     ),
     DatasetSpec(
@@ -326,22 +342,28 @@ SPECS: tuple[DatasetSpec, ...] = (
             "image_side_1": "external", "image_side_2": "external", "image_wrist_1": "wrist", "image_wrist_2": "wrist",
         },
         control_period_sec=0.1,
-        action=ActionSpec(motion=Motion.REACHED, gripper=cols("action", 6, 1)),
+        action=ActionSpec(motion=Motion.REACHED, gripper=cols("action", 6, 1), gripper_rule=Gripper.CLOSED),
         pose=PoseSpec(
             position=cols("observation/eef_pose", 0, 3), rotation=cols("observation/eef_pose", 3, 4),
             rotation_form=Rotation.QUAT_XYZW,
         ),
         proprio=(cols("observation/eef_pose", 0, 7), cols("observation/state_gripper_pose", 0, 1)),
         versions=("0.0.1", "0.1.0"),
+        bgr=("image_side_1", "image_side_2", "image_wrist_1", "image_wrist_2"),
         embodiment="Franka Panda",
         licence=CC_BY,
         sources=(
             CATALOGUE,
             RATE,
-            LOADERS + " RDT reads the pose as position and quaternion x, y, z, w.",
-            REACHED + SHORT_OF_COMMAND,
-            "One public loader swaps the channels of all cameras, rlds_dataset_mod none: not swapped; audit looks at "
-            "them.",
+            "The gripper is 1 when closed: the makers' page of the data (functional-manipulation-benchmark.github.io) "
+            "says so of the state, and set_gripper in rail-berkeley/fmb, robot_infra/envs/franka_fmb_env.py does so "
+            "with the command. Octo and OpenVLA pass it on as if 1 were open; RDT inverts the state alone.",
+            "All cameras are stored as BGR: the same page; robot_infra/camera/rs_capture.py asks for bgr8, and the "
+            "builders in fmb_dataset_builder write what was recorded. rlds_dataset_mod does not prepare this set.",
+            "The pose is told in the axes of the base (the page), its quaternion x, y, z, w (SciPy's, in "
+            "franka_fmb_env.py, and RDT).",
+            REACHED + "a compliant controller follows the command late. franka_fmb_env.py takes it for a difference "
+            "in the axes of the base, 6 cm and a quarter of a radian at most.",
         ),
     ),
     DatasetSpec(
@@ -358,7 +380,7 @@ SPECS: tuple[DatasetSpec, ...] = (
         licence=COLLECTION,
         sources=(
             CATALOGUE,
-            "5 Hz: LeRobot's openx/configs.yaml, HMA, RDT.",
+            RATE,
             "The gripper is clipped and inverted: OpenVLA's rlds/oxe/transforms.py.",
             KINEMATICS + "it is joints. The tool is taken to be as long as the Franka Hand: its orientation does not "
             "change with that, its position by a few centimetres of lever.",
@@ -376,12 +398,15 @@ SPECS: tuple[DatasetSpec, ...] = (
         proprio=(cols("observation/state", 0, 8),),
         versions=("1.0.0",),
         embodiment="simulated Franka Panda",
-        licence="MIT (LIBERO)",
+        licence="CC BY 4.0 (README of Lifelong-Robot-Learning/LIBERO; its code is MIT)",
         sources=(
-            "State is position, axis-angle and two fingers, action seven numbers of robosuite's controller with a "
-            "gripper from -1 open to 1 closed: OpenVLA's LIBERO converter.",
-            REACHED + CONTROLLER_UNITS,
-            "20 Hz is robosuite's; OpenVLA removed the steps in which nothing was commanded, so time has gaps.",
+            "Features: libero_dataset_transform and its entry in configs.py of openvla/openvla, rlds/oxe; the gripper "
+            "is -1 open to 1 closed there. State is position, axis-angle and two fingers: the same function in "
+            "lihzha/lap-thirdparty, src/openpi_cot/dataloader/oxe_utils/transforms.py. Version 1.0.0 is assumed.",
+            REACHED + "it is what robosuite's controller was given, at most 0.94 in size (openvla/openvla, issue 315), "
+            "and no number of metres.",
+            "20 Hz is robosuite's, from memory; OpenVLA removed the steps in which nothing was commanded, so time has "
+            "gaps.",
         ),
     ),
 )

@@ -8,6 +8,7 @@ from whale.data_prep.oxe.registry_facts import (
     CC_BY,
     COLLECTION,
     CONTROLLER_UNITS,
+    INVENTORY,
     KINEMATICS,
     LOADERS,
     MIT,
@@ -30,13 +31,13 @@ _BRIDGE = DatasetSpec(
     source_keys=("file_path",),
     episode_keys=("file_path", "episode_id"),
     embodiment="WidowX 250",
-    licence="MIT (the debug excerpt in octo-models/octo); CC BY 4.0 (BridgeData)",
+    licence="MIT (the debug excerpt in octo-models/octo); CC BY 4.0 (BridgeData: from memory)",
     sources=(
         "5 Hz: LeRobot's openx/configs.yaml. Seen in the data: states move by about one command a step.",
         "State is x, y, z (m), roll, pitch, yaw (rad), gripper, in the frame of the base: POS_EULER in Octo's "
         "oxe_dataset_configs.py; its features.json calls them joint angles, which the values contradict.",
-        "Euler angles are taken about the fixed axes x, y, z: the convention of the robot's own code "
-        "(transforms3d `sxyz`); at the small turns of one step another order differs in the second order only.",
+        "Euler angles are taken about the fixed axes x, y, z: from memory of the robot's own code (transforms3d "
+        "`sxyz`); RDT reads them so.",
         "Motion is relabelled from states, as Octo and OpenVLA do: the command lags (a pose is reached over two "
         "periods). It also turns the all-zero command that opens every episode into what it is, an arm at rest, so "
         "no step has to be dropped.",
@@ -84,8 +85,8 @@ _RT1 = DatasetSpec(
         CATALOGUE + " It says: displacement and roll-pitch-yaw, relative to the base; pose as position and quaternion.",
         RATE,
         LOADERS + " The gripper is +1 to close, -1 to open, 0 to leave: made absolute as they do.",
-        "Quaternion order x, y, z, w, and that R[t+1] R[t]^T is `rotation_delta`: a public loader that says it "
-        "compared them with the data.",
+        "Quaternion order x, y, z, w: RDT, and lihzha/lap-thirdparty, src/openpi_cot/dataloader/oxe_utils/"
+        "transforms.py. That `rotation_delta` fits R[t+1] R[t]^T is from memory: audit compares them.",
         "The base can drive (`base_displacement_vector`): seven slots have no room for it, and it is left out.",
         "`aspects/success` is a rating that only some episodes have (`has_aspects`): not used as a label.",
     ),
@@ -142,11 +143,13 @@ SPECS: tuple[DatasetSpec, ...] = (
             CATALOGUE,
             RATE,
             LOADERS + " They take columns 0 to 5 of `rel_actions_world` for metres and radians.",
-            REACHED + "`rel_actions_world` is scaled and clipped to about -1 to 1 (CALVIN's convention), some 40 "
-            "times the physical motion, says a public loader that compared them; the absolute targets run about 3 cm "
-            "ahead.",
-            "The gripper is -1 or +1 in column 6. The catalogue says -1 is open; CALVIN and both loaders say +1 is "
-            "open, which is followed. Euler angles about fixed axes: PyBullet's.",
+            REACHED + "`rel_actions_world` is scaled, 50 for a metre and 20 for a radian, and clipped to -1 to 1: the "
+            "makers' ErickRosete/tacorl, dataset/README.md. Lengths of about 0.3 in google-deepmind/open_x_embodiment, "
+            "issue 28, agree.",
+            "The gripper is -1 or +1 in column 6. The catalogue says -1 is open, and RDT follows it; the makers' "
+            "README and both loaders say +1 is open, which is followed.",
+            "Euler angles x, y, z in the axes of the world (the README), taken about fixed axes: PyBullet's, from "
+            "memory.",
             "Column 7 of `robot_obs` is the first joint; both loaders take it for the gripper, which is column 6.",
         ),
     ),
@@ -168,9 +171,10 @@ SPECS: tuple[DatasetSpec, ...] = (
             CATALOGUE,
             RATE,
             LOADERS,
-            REACHED + "`world_vector` has no unit; it looks like metres per second, which the loaders take for metres.",
-            "The operator moved the hand but did not turn it: no rotation is recorded, and it is fixed. Seven columns "
-            "of pose are position and quaternion (RDT); the loaders read them as Euler angles and a gripper.",
+            REACHED + "`world_vector` has no unit, though the loaders take it for metres.",
+            "Seven columns of pose are position and quaternion: clvrai/clvr_jaco_play_dataset, README, and RDT; the "
+            "loaders read them as Euler angles and a gripper. The order of the quaternion is not published. The "
+            "command moves the hand and does not turn it (the README): rotation is fixed.",
         ),
     ),
     DatasetSpec(
@@ -190,9 +194,11 @@ SPECS: tuple[DatasetSpec, ...] = (
             CATALOGUE + " It says velocity in x, y, z, and angular velocity about z: per second, times the period. The "
             "loaders take them for differences.",
             RATE,
+            "That velocities are metres and radians per second is assumed; RDT reads them so too.",
             "Seven columns of `robot_state` are position and quaternion for RDT, joints for Octo: no pose is taken "
             "from them.",
-            "The gripper holds the cable all along: fixed.",
+            "The gripper holds the cable all along: fixed. No gripper is recorded (the catalogue); the rest is from "
+            "memory.",
         ),
     ),
     DatasetSpec(
@@ -207,7 +213,10 @@ SPECS: tuple[DatasetSpec, ...] = (
         instruction=SAID,
         embodiment="Sawyer",
         licence=MIT,
-        sources=(CATALOGUE, RATE, LOADERS, "No proprioception is recorded. " + WORLD_VECTOR),
+        sources=(
+            CATALOGUE, RATE, LOADERS,
+            "No proprioception is recorded. " + WORLD_VECTOR + " Metres and radians are assumed, as the loaders do.",
+        ),
     ),
     DatasetSpec(
         name="nyu_door_opening_surprising_effectiveness",
@@ -285,7 +294,8 @@ SPECS: tuple[DatasetSpec, ...] = (
             CATALOGUE + " State is seven absolute joint angles.",
             RATE,
             LOADERS,
-            KINEMATICS + "whether `world_vector` is a pose or a difference is not published.",
+            KINEMATICS + "the makers' actions are absolute joint angles (AGI-Labs/toto_benchmark, assets/README.md); "
+            "whether the `world_vector` made of them is a pose or a difference is not published.",
         ),
     ),
     DatasetSpec(
@@ -301,9 +311,14 @@ SPECS: tuple[DatasetSpec, ...] = (
         embodiment="xArm 6 with a stick",
         licence=COLLECTION,
         sources=(
-            "Features: google-research/language-table. Actions are differences in the plane (m) at 10 Hz; the "
-            "instruction is code points padded with zeros.",
-            "Rate: LeRobot's openx/configs.yaml. HMA says 2 Hz, on purpose, to match its other sets.",
+            "Features: tensorflow/datasets, robotics/language_table, features.json of 0.0.1 (a difference of the "
+            "setpoint in the plane; the instruction as bytes of UTF-8 padded with zeros); " + INVENTORY + " lists the "
+            "same keys at 0.1.0.",
+            "Metres: the simulated environment of the makers steps by 0.1 at most, in positions of its table "
+            "(google-research/language-table, language_table/environments/language_table.py); of the real one it is "
+            "assumed.",
+            "Rate: control_frequency there, and LeRobot's openx/configs.yaml. HMA says 2 Hz, on purpose, to match its "
+            "other sets.",
             "Versions: iVideoGPT and RDT read 0.0.1, rlds_dataset_mod 0.1.0.",
             "A stick cannot grasp, turn or leave the plane: those are fixed. Loaders say an open gripper.",
         ),
@@ -352,8 +367,8 @@ SPECS: tuple[DatasetSpec, ...] = (
             RATE,
             LOADERS + " Their motion is the first of ten future residuals, its axis-angle put where Euler angles "
             "belong.",
-            REACHED + "a residual is added to an axis-angle, which is no rotation; and the first one best fits the "
-            "pose five to seven steps ahead, nine times the motion of a step (a public loader that compared them).",
+            REACHED + "a residual is added to an axis-angle, which is no rotation. That the first one fits the pose "
+            "five to seven steps ahead is from memory, not checked; lihzha/lap-thirdparty takes reached motion too.",
         ),
     ),
     DatasetSpec(
@@ -365,12 +380,13 @@ SPECS: tuple[DatasetSpec, ...] = (
             gripper=cols("action", 4, 1), gripper_rule=Gripper.SIGNED_CLOSED,
         ),
         proprio=(cols("observation/state", 0, 5),),
-        versions=("1.0.0",),
+        versions=("0.1.0", "1.0.0"),
         embodiment="seven arms: Sawyer, WidowX, Franka, KUKA, Baxter, Fetch, R3",
         licence=COLLECTION,
         sources=(
             "Five columns, differences of position, yaw and a gripper: the TFDS catalogue of `robonet`.",
-            "Version 1.0.0: iVideoGPT's and RDT's converters. 1 Hz is nominal (LeRobot, HMA, RDT).",
+            "Versions: the bucket's listing has 0.1.0 (" + INVENTORY + ", which gives the keys), the converters of "
+            "iVideoGPT and RDT read 1.0.0. 1 Hz is nominal (LeRobot, HMA, RDT). Metres are assumed.",
             "States are normalised to the workspace of each robot: no pose is taken from them.",
             "The gripper: RDT reads -1 open to 1 closed; the loaders pass it on. Roll and pitch are fixed.",
         ),

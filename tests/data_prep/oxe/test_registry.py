@@ -252,7 +252,56 @@ def test_every_entry_says_where_it_comes_from():
     assert len(REGISTRY) >= 65
     assert {name for name, spec in REGISTRY.items() if spec.bgr} == {
         "berkeley_autolab_ur5", "utaustin_mutex", "berkeley_fanuc_manipulation",
-        "stanford_hydra_dataset_converted_externally_to_rlds"}
+        "stanford_hydra_dataset_converted_externally_to_rlds", "fmb", "fmb_dataset"}
+    claims = " ".join(one for spec in REGISTRY.values() for one in spec.sources)
+    assert "public loader" not in claims and "a public one" not in claims  # a source has a name
+
+
+def reached(name: str, feature: str, rows: list[list[float]], gripper: list[float]) -> np.ndarray:
+    """Canonical actions of two steps whose poses and commands are written by hand."""
+    commands = np.zeros((2, 7))
+    commands[:, 6] = gripper
+    steps = {"is_first": np.array([True, False]), "action": commands, "observation": {feature: np.array(rows)}}
+    return canonical_actions(steps, REGISTRY[name])[0][0]
+
+
+@pytest.mark.parametrize(("name", "metres"), [
+    ("utokyo_pr2_opening_fridge_converted_externally_to_rlds", 0.001),
+    ("utokyo_pr2_tabletop_manipulation_converted_externally_to_rlds", 0.001),
+    ("tokyo_u_lsmo_converted_externally_to_rlds", 1.0),
+])
+def test_the_pr2_counts_in_millimetres_and_the_cobotta_in_metres(name, metres):
+    action = reached(name, "state", [[500.0, 0, 800, 0, 0, 0.1, 1], [501.0, -2, 800, 0, 0, 0.3, 1]], [1, 1])
+    assert np.allclose(action, [metres, -2 * metres, 0, 0, 0, 0.2, 1], atol=1e-6)
+
+
+def test_fmb_closes_with_one_and_turns_by_quaternions_with_w_last():
+    half = np.sin(0.05), np.cos(0.05)
+    rows = [[0.5, 0, 0.2, 1, 0, 0, 0], [0.5, 0.01, 0.2, half[1], half[0], 0, 0]]  # face down; then 0.1 rad about z
+    assert np.allclose(reached("fmb", "eef_pose", rows, [1, 1]), [0, 0.01, 0, 0, 0, 0.1, 0], atol=1e-6)
+    assert reached("fmb", "eef_pose", rows, [0, 1])[6] == 1
+
+
+def test_furniture_bench_opens_below_zero_and_closes_above():
+    name = "furniture_bench_dataset_converted_externally_to_rlds"
+    steps = {
+        "is_first": np.arange(3) == 0, "action": np.array([[0.0] * 6 + [1, sign] for sign in (-1, 1, 1)]),
+        "observation": {"state": np.tile([0.5, 0, 0.2, 1, 0, 0, 0], (3, 1))},
+    }
+    assert canonical_actions(steps, REGISTRY[name])[0][:, 6].tolist() == [1, 0, 0]
+
+
+def test_rh20t_turns_by_roll_pitch_and_yaw():
+    steps = {
+        "is_first": np.array([True, False]), "action": {"gripper": np.array([0, 1])},
+        "observation": {"tcp_base": np.array([[0.4, 0, 0.3, np.pi, 0, 0], [0.4, 0, 0.3, np.pi, 0, 0.2]])},
+    }
+    assert np.allclose(canonical_actions(steps, REGISTRY["rh20t"])[0][0], [0, 0, 0, 0, 0, 0.2, 0], atol=1e-6)
+
+
+def test_versions_and_licences_that_were_looked_up():
+    assert REGISTRY["robo_net"].versions == ("0.1.0", "1.0.0")
+    assert all(REGISTRY[name].licence.startswith("CC BY 4.0") for name in REGISTRY if name.startswith("libero_"))
 
 
 @pytest.mark.parametrize("name", sorted(MIXTURES))
