@@ -102,6 +102,8 @@ def known_rows(folders: Sequence[Path]) -> Known:
             left_out = json.loads((folder / "quarantine.json").read_text())["episodes"]
             if rows.dtype != ROW:
                 raise ValueError("episodes.npy is of another version")
+            if not (folder / "manifest.json").is_file():
+                raise ValueError("it is being written again")
         except (OSError, ValueError, KeyError) as error:
             problem = f"{folder} does not say which episodes it holds: {error}"
             raise UserError(problem, "name in `known` folders that `whale data_prep convert` has finished") from None

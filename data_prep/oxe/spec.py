@@ -4,7 +4,9 @@ A user's own dataset is described by the same record, in YAML. `transforms.py` r
 """
 
 from enum import Enum
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from whale.actions import ActionStatus
 from whale.clips.clip import ActionType
@@ -127,7 +129,7 @@ class DatasetSpec:
     """The dataset's name in Open X-Embodiment."""
     cameras: dict[str, Literal["external", "wrist", "ego"]]
     """Observation key of each camera to its view."""
-    control_period_sec: float
+    control_period_sec: Annotated[float, Field(gt=0)]
     """Time between two steps."""
     action: ActionSpec
     """How actions are recorded."""
@@ -151,7 +153,7 @@ class DatasetSpec:
     """The label is text, and a success where it contains this."""
     only_successes: bool = False
     """Leave out episodes whose success label is false."""
-    drop_first: int = 0
+    drop_first: Annotated[int, Field(ge=0)] = 0
     """Leading steps to leave out."""
     source_keys: tuple[str, ...] = ()
     """Metadata that names the recording an episode was cut from: the unit of the split. Empty: each its own."""

@@ -68,7 +68,9 @@ def poses(steps: Steps, spec: DatasetSpec) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _in_space(values: np.ndarray) -> np.ndarray:
-    """[T, 2 or 3] to [T, 3]."""
+    """[T, 2 or 3] to [T, 3]; a ValueError where there are more."""
+    if values.shape[1] > 3:
+        raise ValueError(f"{values.shape[1]} columns for a position: set `size` to 3, or 2 in a plane")
     return np.concatenate([values, np.zeros((len(values), 3 - values.shape[1]))], 1)
 
 
@@ -224,9 +226,12 @@ def _joint_motion(steps: Steps, spec: DatasetSpec, stride: int) -> np.ndarray:
 
 
 def _gripper(steps: Steps, spec: DatasetSpec) -> np.ndarray:
-    """Absolute gripper command, 0 closed to 1 open, float64 [T]."""
+    """Absolute gripper command, 0 closed to 1 open, float64 [T]; a ValueError where there is more than one number."""
     assert spec.action.gripper is not None
-    value, rule = columns(steps, spec.action.gripper)[:, 0], spec.action.gripper_rule
+    value, rule = columns(steps, spec.action.gripper), spec.action.gripper_rule
+    if value.shape[1] != 1:
+        raise ValueError(f"{spec.action.gripper.key} gives {value.shape[1]} columns for the gripper: set `size` to 1")
+    value = value[:, 0]
     if spec.action.gripper_next:
         value = np.concatenate([value[1:], value[-1:]])
     if rule is Gripper.RELATIVE_CLOSED:

@@ -162,6 +162,8 @@ def test_what_makes_all_episodes_useless_is_told_in_full_before_any_clip(run, so
         ("spec.source_keys=[steps]", "12 missing feature steps of the metadata"),
         ("spec.proprio=[{key: observation}]", "12 malformed feature: "),
         ("spec.proprio=[{key: action, first: 5, size: 3}]", "action has 7 columns, needed are 5 to 7"),
+        ("spec.action.gripper={first: 0, size: null}", "action gives 7 columns for the gripper: set `size` to 1"),
+        ("spec.action.position={size: null}", "7 columns for a position: set `size` to 3"),
         ("control_period_sec=1.0", "12 shorter than 2 frames"),
         ("min_frames=6", "12 shorter than 6 frames"),
     ):
@@ -197,6 +199,12 @@ def test_a_corrected_number_of_records_is_noticed(run, source, tmp_path):
     assert run(copy, tmp_path / "out")[0] == 1
     (copy / "dataset_info.json").write_text(info)
     assert run(copy, tmp_path / "out")[0] == 0 and len(held(tmp_path / "out")) == 2 * EPISODES
+
+
+@pytest.mark.parametrize("word", ["spec.control_period_sec=0", "spec.drop_first=-1"])
+def test_numbers_that_a_spec_cannot_hold(run, source, tmp_path, word):
+    code, said = run(source, tmp_path / "out", "control_period_sec=0.4", word)
+    assert code == 2 and word.partition("=")[0] in said
 
 
 def test_an_address_to_write_to_is_refused(run, source):

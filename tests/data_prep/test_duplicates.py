@@ -104,6 +104,9 @@ def test_many_that_move_alike_and_many_that_were_left_out_take_little_time(tmp_p
     gone = [{"unit": unit, "record": first, "num_records": 25} for unit in range(1000) for first in (0, 70)]
     gone += [{"unit": unit, "record": record, "num_records": 1} for unit in range(1000) for record in range(30, 70)]
     (tmp_path / "quarantine.json").write_text(json.dumps({"episodes": gone}))
+    with pytest.raises(UserError, match="it is being written again"):
+        known_rows([tmp_path])
+    (tmp_path / "manifest.json").touch()
     (_, held), = known_rows([tmp_path])
     assert np.array_equal(held, rows[(rows["record"] >= 25) & (rows["record"] < 30) | (rows["record"] >= 95)])
     assert time.process_time() - start < 5  # seconds: with a look at every pair it were a minute
