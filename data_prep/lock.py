@@ -25,7 +25,8 @@ class FolderLock:
     two of them both write is the same bytes. The last to leave removes the file.
 
     Raises:
-        UserError: on entering: another process does this task or has another purpose, or there are no locks here.
+        UserError: on entering: another process does this task or has another purpose, the folder cannot be written
+            to, or there are no locks here.
     """
 
     def __init__(self, folder: Path, purpose: str, task: int):
@@ -49,9 +50,15 @@ class FolderLock:
 
     def _open(self) -> None:
         """Open the file and hold its shared byte."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         while True:
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                problem = f"{self._folder} cannot be written to: {error.strerror}"
+                raise UserError(problem, "choose another `out`, or ask for the right to write there") from None
             self._lock(fcntl.LOCK_EX, _SHARED)
             if os.fstat(self._descriptor).st_nlink:
                 return

@@ -91,3 +91,11 @@ def test_no_two_hold_the_shared_lock_while_processes_come_and_go(tmp_path):
     assert [process.wait(timeout=60) for process in running] == [0] * 4
     assert counter.read_text() == "200"
     assert not list((tmp_path / "folder").iterdir())
+
+
+@pytest.mark.parametrize("below", ["", "clips"])
+def test_a_folder_that_cannot_be_made(tmp_path, below):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file.* cannot be written to: .*\n.*another `out`"), \
+            FolderLock(tmp_path / "file" / below, "p", 0):
+        pass
