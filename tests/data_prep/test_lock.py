@@ -96,6 +96,6 @@ def test_no_two_hold_the_shared_lock_while_processes_come_and_go(tmp_path):
 @pytest.mark.parametrize("below", ["", "clips"])
 def test_a_folder_that_cannot_be_made(tmp_path, below):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="file.* cannot be written to: .*\n.*another `out`"), \
+    with pytest.raises(UserError, match=r"file.* cannot be written to: .*\n.*another `out`"), \
             FolderLock(tmp_path / "file" / below, "p", 0):
         pass
