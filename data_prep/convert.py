@@ -49,9 +49,10 @@ class _Job:
 
 
 def _job(config: ConvertConfig, spec: DatasetSpec, source: Source, shard: InputShard, table: SplitTable) -> _Job:
+    """Its settings hold nothing of other input shards, so that one that was fetched again is written again alone."""
     names = {record: record_name(shard, record) for record in range(shard.num_records)} if table.duplicates else {}
     duplicates = {record: table.duplicates[name] for record, name in names.items() if name in table.duplicates}
-    settings = hash_of([table.settings, table.val_below, sorted(duplicates.items())])
+    settings = hash_of([*_decisive(config, spec), of_input(shard), table.val_below, sorted(duplicates.items())])
     return _Job(config, spec, source, shard, table.val_below, duplicates, settings)
 
 
@@ -89,13 +90,16 @@ def _convert(job: _Job) -> UnitRecord:
     return record
 
 
-def _settings(config: ConvertConfig, spec: DatasetSpec, source: Source, known: Known) -> str:
+def _decisive(config: ConvertConfig, spec: DatasetSpec) -> list:
+    """What decides the clips of any episode."""
     values = to_values(config)
     names = ("camera", "size_px", "control_period_sec", "clip_frames", "min_frames", "val_fraction", "split_seed")
-    decides = {name: values[name] for name in names}
+    return [FORMAT_VERSION, facts_of(spec), {name: values[name] for name in names}]
+
+
+def _settings(config: ConvertConfig, spec: DatasetSpec, source: Source, known: Known) -> str:
     held = [hashlib.sha256(rows.tobytes()).hexdigest() for _, rows in known]
-    inputs = [of_input(shard) for shard in source.shards]
-    return hash_of([FORMAT_VERSION, facts_of(spec), decides, held, inputs])
+    return hash_of([*_decisive(config, spec), held, [of_input(shard) for shard in source.shards]])
 
 
 def _read_done(config: ConvertConfig, jobs: Iterable[_Job]) -> dict[int, UnitRecord]:

@@ -191,6 +191,22 @@ def test_a_file_that_goes_on_behind_its_last_record_is_damage(run, source, tmp_p
     assert run(copy, tmp_path / "out", "max_unreadable=1")[0] == 0
 
 
+def test_a_file_that_was_cut_off_and_is_fetched_again_is_the_only_one_done_again(run, source, tmp_path):
+    copy = shutil.copytree(source, tmp_path / "copy" / "1.0.0")
+    shard = copy / "generated-train.tfrecord-00001-of-00002"
+    raw = shard.read_bytes()
+    shard.write_bytes(raw[:-1])
+    assert run(copy, tmp_path / "out")[0] == 1
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*-00000-*")}
+    shard.write_bytes(raw)
+    code, said = run(copy, tmp_path / "out")
+    assert code == 0 and "1 of 2 input shards were done before" in said
+    assert len(before) == 4 and before == {path: path.stat().st_mtime_ns for path in before}
+    assert run(source, tmp_path / "clean")[0] == 0
+    clean, mended = ((tmp_path / name / "manifest.json").read_bytes() for name in ("clean", "out"))
+    assert clean == mended
+
+
 def test_a_corrected_number_of_records_is_noticed(run, source, tmp_path):
     """It is said in dataset_info.json alone: the files have the same names and sizes."""
     copy = shutil.copytree(source, tmp_path / "copy" / "1.0.0")
