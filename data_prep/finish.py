@@ -9,7 +9,7 @@ from typing import Any
 from whale.clips.manifest import SPLITS, Manifest, UnitRecord, derive_manifest, publish_manifest, read_manifest
 from whale.clips.stats import write_stats
 from whale.data_prep.config import ConvertConfig
-from whale.data_prep.folder import clear, remove_strangers
+from whale.data_prep.folder import clear, remove_notes, remove_strangers
 from whale.data_prep.source import InputShard
 from whale.data_prep.split import SplitTable
 from whale.errors import UserError
@@ -77,9 +77,9 @@ def _show(config: ConvertConfig, report: dict[str, Any], left_out: list[dict[str
     return "\n".join(lines) + "\n"
 
 
-def _is_finished(folder: Path, manifest: Manifest) -> bool:
+def _is_finished(folder: Path, manifest: Manifest, damaged: bool) -> bool:
     """Whether another task, or an earlier run, came to the end."""
-    if (folder / "notes").exists() or not all((folder / name).is_file() for name in _DERIVED):
+    if ((folder / "notes").exists() and not damaged) or not all((folder / name).is_file() for name in _DERIVED):
         return False
     try:
         return read_manifest(folder) == manifest
@@ -101,13 +101,16 @@ def finish(
     _check_result(config, manifest)
     left_out = _quarantine(records)
     report = _report(config, manifest, records, table, sum(shard.num_records for shard in shards))
-    if not _is_finished(config.out, manifest):
+    # What lies behind the last record stands for none, but is damage too.
+    unreadable = sum(max(1, one["num_records"]) for one in left_out if one["reason"].startswith(_UNREADABLE))
+    damaged = unreadable > config.max_unreadable
+    if not _is_finished(config.out, manifest, damaged):
         write_stats(config.out, manifest)
         remove_strangers(config.out, manifest, len(shards))
         write_json(config.out / "convert_report.json", report)
         write_json(config.out / "quarantine.json", {"episodes": left_out})
+        if not damaged:  # else some files will be fetched and read again, and only those
+            remove_notes(config.out)
         publish_manifest(config.out, manifest)
-    # What lies behind the last record stands for none, but is damage too.
-    unreadable = sum(max(1, one["num_records"]) for one in left_out if one["reason"].startswith(_UNREADABLE))
     sys.stdout.write(_show(config, report, left_out, unreadable))
-    return 1 if unreadable > config.max_unreadable else None
+    return 1 if damaged else None

@@ -22,17 +22,24 @@ def clear(folder: Path) -> None:
 
 
 def remove_strangers(folder: Path, manifest: Manifest, num_units: int) -> None:
-    """Remove shards, indices and records of an earlier run with other settings, notes, and what a killed run left.
+    """Remove shards, indices and records of an earlier run with other settings, and what a killed run left.
 
     Called when every input shard is done: no task at work in the folder has anything left to write (lock.py).
     """
     shards = {folder / shard.name for shard in manifest.shards}
     known = shards | {index_path(shard) for shard in shards}
-    known |= {record_path(folder, unit) for unit in range(num_units)}
+    for record in (record_path(folder, unit) for unit in range(num_units)):
+        known |= {record, folder / "notes" / record.name}
     for pattern in (*_WRITTEN, *_LEFT_OVER):
         for path in folder.glob(pattern):
             if path not in known:
                 path.unlink()
+
+
+def remove_notes(folder: Path) -> None:
+    """Remove what the first pass noted: once nothing is left to be read again."""
+    for path in folder.glob(_WRITTEN[-1]):
+        path.unlink()
     _remove_empty(folder / "notes")
 
 

@@ -2,7 +2,7 @@
 
 It reads everything and decodes next to nothing. The rows of an input shard are published as `notes/<unit>.json`, so
 that tasks share them and a restart reads only what has none. Once the split is frozen nobody needs them; they are
-removed when the conversion is finished.
+removed when the conversion is finished, unless there are files to be fetched again.
 """
 
 import dataclasses
@@ -93,7 +93,8 @@ def _scan(job: _Job) -> tuple[Notes, bool]:
     """Notes of an input shard, and whether they are new: another task may have published them by now."""
     try:
         notes = TypeAdapter(Notes).validate_json(job.path.read_bytes())
-        damaged = any(reason.startswith("unreadable") for reason in notes.of_no_use)  # it may be fetched again by now
+        # It may have been fetched again by now.
+        damaged = any(reason.startswith(("unreadable", "undecodable")) for reason in notes.of_no_use)
         if notes.looked_at == job.looks_at and not damaged:
             return notes, False
     except (FileNotFoundError, ValidationError):  # there are none, or those of another version
