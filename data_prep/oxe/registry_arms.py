@@ -20,8 +20,8 @@ from whale.data_prep.oxe.spec import ActionSpec, DatasetSpec, Frame, Gripper, Mo
 
 _STATE_POSE = PoseSpec(position=cols("observation/state", 0, 3), rotation=cols("observation/state", 3, 3))
 _ZXY = (
-    "Euler angles of SciPy's `zxy`, about fixed axes: the catalogue says so. The loaders take them for roll, pitch and "
-    "yaw.")
+    "Euler angles of SciPy's `zxy`, about fixed axes: the catalogue says so, and so do the makers' scripts, "
+    "DLR-RM/rlds_dataset_builder. The loaders take them for roll, pitch and yaw. Metres are assumed.")
 
 _PR2 = DatasetSpec(
     name="utokyo_pr2_opening_fridge" + TO_RLDS,
@@ -91,10 +91,10 @@ SPECS: tuple[DatasetSpec, ...] = (
         cameras={"image": "external"},
         control_period_sec=1 / 3,
         action=ActionSpec(
-            position=cols("action", 0, 3), rotation=cols("action", 3, 3), gripper=cols("action", 6, 1),
+            position=cols("action", 0, 3), rotation=cols("action", 3, 3), gripper=cols("observation/state", 6, 1),
             gripper_rule=Gripper.CLOSED,
         ),
-        pose=_STATE_POSE,
+        pose=PoseSpec(position=cols("observation/state", 0, 3)),
         proprio=(cols("observation/state", 0, 7),),
         versions=("0.1.0",),
         embodiment="xArm 7",
@@ -102,8 +102,11 @@ SPECS: tuple[DatasetSpec, ...] = (
         sources=(
             CATALOGUE + " It says 0 open, 1 closed; the loaders pass the gripper on as if 1 were open.",
             RATE,
-            "Neither unit nor axes are published: metres and the base are assumed, as the loaders do; audit compares "
-            "with the states, whose unit and order of Euler angles are not published either: not relabelled.",
+            "The makers' siddhanthaldar/rlds_dataset_builder, rot/create_rot_dataset.py: the commanded gripper is 0 "
+            "throughout and the state's is true, so that is taken; it never moves in an episode. Angles of the state "
+            "are twice what they should be, so no orientation is taken from them.",
+            "Neither unit nor axes are published (that file clips positions and commands to -1 and 1): metres and the "
+            "base are assumed, as the loaders do; audit compares with the states.",
         ),
     ),
     DatasetSpec(
@@ -145,10 +148,14 @@ SPECS: tuple[DatasetSpec, ...] = (
         embodiment="xArm 7",
         licence=MIT,
         sources=(
-            CATALOGUE + " It says velocities and a torque of the gripper; rewards and success are labelled.",
+            CATALOGUE + " It says velocities and a torque of the gripper; rewards and success are labelled, some by a "
+            "classifier.",
             RATE,
-            REACHED + "positions are decimetres, and the fingers 6.03 apart when open (RDT's scales); the command's "
-            "unit is not published. The hand does not turn (no rotation is commanded): fixed.",
+            REACHED + "positions are decimetres, and the fingers 6.03 apart when open (RDT's scales; the makers' "
+            "nicklashansen/rlds_dataset_builder, ucsd_pick_and_place/ucsd_pick_and_place_dataset_builder.py, divides "
+            "the arm's numbers by 100); the command's unit is not published. The hand does not turn (no rotation is "
+            "commanded): fixed.",
+            "That builder sets `is_last` and `is_terminal` at some step in the middle: they mean nothing.",
             "The gripper is the measured distance at the next step: a torque is no state, and its sign is not "
             "published.",
         ),
@@ -159,7 +166,7 @@ SPECS: tuple[DatasetSpec, ...] = (
         name="utokyo_xarm_pick_and_place" + TO_RLDS,
         cameras={"image": "external", "image2": "external", "hand_image": "wrist"},
         control_period_sec=0.1,
-        action=ActionSpec(motion=Motion.REACHED, gripper=cols("action", 6, 1)),
+        action=ActionSpec(motion=Motion.REACHED, gripper=cols("action", 6, 1), gripper_rule=Gripper.CLOSED),
         pose=PoseSpec(
             position=cols("observation/end_effector_pose", 0, 3), rotation=cols("observation/end_effector_pose", 3, 3),
             rotation_form=Rotation.EULER_ZYX,
@@ -171,8 +178,11 @@ SPECS: tuple[DatasetSpec, ...] = (
         sources=(
             CATALOGUE + " It says position, then yaw, pitch, roll: RDT reorders them, the loaders do not.",
             RATE,
-            LOADERS + " The loaders pass the gripper on, 1 open; RDT inverts it.",
-            REACHED + SHORT_OF_COMMAND,
+            "The gripper is the trigger of a controller in the operator's hand (the makers' frt03/"
+            "rlds_dataset_builder, xarm_pick_and_place_dataset/_misc/torch2pickle.py), taken to close when pulled, as "
+            "RDT does; the loaders pass it on, 1 open. Metres are assumed, as RDT does.",
+            REACHED + "the commanded pose is that of the operator's controller (the same file).",
+            "Their builder sets `is_last` and `is_terminal` at some step in the middle: they mean nothing.",
         ),
     ),
     DatasetSpec(
@@ -191,7 +201,8 @@ SPECS: tuple[DatasetSpec, ...] = (
         sources=(
             CATALOGUE + " It says position, then yaw, pitch, roll of the left arm, then of the right.",
             RATE,
-            "The right arm alone, as in the loaders: seven slots have no room for the left one, which moves too.",
+            "The right arm alone, as in the loaders: seven slots have no room for the left one, which moves too. They "
+            "pass its gripper on, 1 open; RDT inverts it.",
             REACHED + SHORT_OF_COMMAND,
         ),
     ),
@@ -214,7 +225,9 @@ SPECS: tuple[DatasetSpec, ...] = (
             CATALOGUE + " It says: differences of 7 joints and a gripper; the pose of the gripper in the frame of the "
             "robot.",
             RATE,
-            REACHED + "joints are commanded. Quaternion order x, y, z, w: RDT.",
+            REACHED + "joints are commanded, and the command is the next step's joints. Quaternion order x, y, z, w "
+            "(SciPy's), in the frame of the base, and a gripper that is the next step's: the makers' "
+            "ir413/rlds_dataset_builder, mvp_dataset/mvp_dataset_dataset_builder.py.",
             "The gripper is 1 when closed: the catalogue of the state, and Octo, which inverts the command.",
         ),
     ),
@@ -281,7 +294,10 @@ SPECS: tuple[DatasetSpec, ...] = (
         name="dlr_edan_shared_control" + TO_RLDS,
         cameras={"image": "external"},
         control_period_sec=0.2,
-        action=ActionSpec(motion=Motion.REACHED, gripper=cols("action", 6, 1), gripper_rule=Gripper.CLOSED),
+        action=ActionSpec(
+            motion=Motion.REACHED, gripper=cols("observation/state", 6, 1), gripper_next=True,
+            gripper_rule=Gripper.CLOSED,
+        ),
         pose=replace(_STATE_POSE, rotation_form=Rotation.EULER_ZXY),
         proprio=(cols("observation/state", 0, 7),),
         versions=("0.1.0",),
@@ -289,7 +305,9 @@ SPECS: tuple[DatasetSpec, ...] = (
         licence=MIT,
         sources=(
             CATALOGUE, RATE, _ZXY, REACHED + SHORT_OF_COMMAND,
-            "The gripper is 0 open, 1 closed: RDT, who watched it; both loaders invert it.",
+            "The gripper is 0 open, 1 closed: RDT, who watched it; both loaders invert it. The commanded one repeats "
+            "the state of the same step (the makers' DLR-RM/rlds_dataset_builder, dlr_edan_sharedcontrol/"
+            "dlr_edan_sharedcontrol_dataset_builder.py), so the next step's is taken.",
         ),
     ),
     DatasetSpec(
@@ -334,17 +352,19 @@ SPECS: tuple[DatasetSpec, ...] = (
         name="uiuc_d3field",
         cameras={f"image_{k}": "external" for k in (1, 2, 3, 4)},
         control_period_sec=1.0,
-        action=ActionSpec(position=cols("action", 0, 3), absent="unknown"),
+        action=ActionSpec(absent="unknown"),
         proprio=(cols("observation/state", 0, 16),),
         versions=("0.1.0",),
         embodiment="Kinova Gen3",
         licence=MIT,
         sources=(
-            CATALOGUE + " It says: displacement from the last frame. That is measured backwards, if taken at its "
-            "word; the loaders take it for the coming step, and so does this entry.",
-            "1 Hz is nominal: LeRobot, HMA.",
+            CATALOGUE + " It says: displacement from the last frame. That frame is of the camera, of which only every "
+            "tenth became a step: a tenth of a step that is past (the makers' WangYixuan12/rlds_dataset_builder, "
+            "uiuc_d3field/uiuc_d3field_dataset_builder.py). The loaders take it for the coming step; here motion is "
+            "unknown. A pose is recorded, as a matrix, which this record has no form for.",
+            "1 Hz: the makers' builder, LeRobot and HMA.",
             "Octo and OpenVLA leave the set out: its raw data are said to be broken.",
-            "Rotation and gripper are not recorded: unknown.",
+            "The gripper is not recorded: unknown.",
         ),
     ),
     DatasetSpec(
@@ -413,8 +433,9 @@ SPECS: tuple[DatasetSpec, ...] = (
             "3.75 Hz: LeRobot's openx/configs.yaml; RDT says 30 Hz, that of the camera.",
             LOADERS,
             REACHED + "poses are those of a telephone that finds its own way: they start anywhere, so motion is told "
-            "in the camera's own axes. They jump at times (RDT): audit counts it. Quaternion order x, y, z, w is "
-            "assumed, for it is SciPy's; RDT reads the Euler angles in `rot`.",
+            "in the camera's own axes. They jump at times (RDT): audit counts it. Quaternion order x, y, z, w, and a "
+            "gripper that is the next step's: the makers' SudeepDasari/dobbe_rlds_dataset_builder, "
+            "dobbe/dobbe_dataset_builder.py.",
         ),
     ),
     DatasetSpec(

@@ -28,8 +28,9 @@ KINEMATICS = (
     "Motion is the reached one, by forward kinematics of the recorded joints of the Franka, which need no unit and no "
     "axes to be guessed. The recorded command does: ")
 CONTROLLER_UNITS = (
-    "it is what a space mouse gave the controller, about -1 to 1, and no number of metres (from memory of the "
-    "statistics of openvla-7b, not checked).")
+    "it is what a space mouse gave the controller, from -1 to 1, and no number of metres: so for austin_buds in the "
+    "statistics of openvla-7b (as repeated in config.json of shylee/bridge_oft2 on Hugging Face); for the others from "
+    "memory.")
 REACHED = "Motion is the reached one, from the recorded poses: "
 SHORT_OF_COMMAND = "the command's unit, axes or kind (absolute or difference) are not published, or loaders disagree."
 

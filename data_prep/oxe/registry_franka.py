@@ -12,7 +12,6 @@ from whale.data_prep.oxe.registry_facts import (
     MIT,
     RATE,
     REACHED,
-    SHORT_OF_COMMAND,
     TO_RLDS,
     cols,
 )
@@ -62,7 +61,7 @@ SPECS: tuple[DatasetSpec, ...] = (
         control_period_sec=1 / 3,
         action=ActionSpec(
             frame=Frame.BASE, position=cols("action", 7, 3), rotation=cols("action", 10, 3),
-            gripper=cols("action", 13, 1),
+            gripper=cols("action", 13, 1), gripper_rule=Gripper.SIGNED_OPEN,
         ),
         pose=PoseSpec(position=cols("observation/state", 7, 3), rotation=cols("observation/state", 10, 3)),
         proprio=(cols("observation/state", 0, 13),),
@@ -74,6 +73,8 @@ SPECS: tuple[DatasetSpec, ...] = (
             "terminate; state is 7 joints, position, roll, pitch, yaw.",
             RATE,
             LOADERS,
+            "The gripper is -1 to close and 1 to open: the makers' builder, jeffacce/rlds_dataset_builder, "
+            "nyu_franka_play_dataset/nyu_franka_play_dataset.py. The loaders clip it to 0 and 1.",
             "Unit and axes are not published; the loaders take metres and the base's. The order of the poses' Euler "
             "angles is not published either, and matters for them and not for the small turn of a command: not "
             "relabelled.",
@@ -96,8 +97,10 @@ SPECS: tuple[DatasetSpec, ...] = (
             CATALOGUE + " It says: pose of the tool as position and quaternion w, x, y, z; gripper -1 closed to 1 "
             "open.",
             RATE,
-            REACHED + "commands are in tenths of a metre and of a radian, as axis-angle (the catalogue), in axes that "
-            "it does not say; simulated poses are exact. The loaders pass the numbers on as metres and Euler angles.",
+            REACHED + "commands are in tenths of a metre and of a radian, as axis-angle (the catalogue), in the axes "
+            "of the base and from the last target, not the pose (the controller that the makers' xuanlinli17/"
+            "rlds_dataset_builder, mani_skill2/mani_skill2_dataset_builder.py, names). The loaders pass the numbers on "
+            "as metres and Euler angles.",
             "Poses are in the axes of the world, with the pose of the base beside them (the catalogue): that the base "
             "is not turned in it is assumed.",
         ),
@@ -118,8 +121,8 @@ SPECS: tuple[DatasetSpec, ...] = (
         sources=(
             "Features and version: a listing of the bucket's dataset_info.json (" + INVENTORY + ").",
             "State is position, quaternion x, y, z, w, velocities, 7 joints, their velocities and torques, gripper "
-            "width: the makers' clvrai/furniture-bench, furniture_bench/envs/furniture_bench_env.py; that the columns "
-            "follow this order: RDT.",
+            "width: the makers' clvrai/furniture-bench, furniture_bench/envs/furniture_bench_env.py, and their "
+            "youngwoon/furniture_bench_rlds_dataset_builder.",
             RATE,
             LOADERS + " They turn the command's quaternion into Euler angles.",
             "The gripper is opened below 0 and closed above: clvrai/furniture-bench, furniture_bench/robot/panda.py.",
@@ -129,17 +132,21 @@ SPECS: tuple[DatasetSpec, ...] = (
     ),
     DatasetSpec(
         name="cmu_franka_exploration" + DATASET_TO_RLDS,
-        cameras={"highres_image": "external", "image": "external"},
+        cameras={"highres_image": "external"},
         control_period_sec=0.1,
-        action=ActionSpec(position=cols("action", 0, 3), rotation=cols("action", 3, 3), gripper=cols("action", 6, 1)),
+        action=ActionSpec(position=cols("action", 0, 3), gripper=cols("action", 6, 1), absent="unknown"),
         versions=("0.1.0",),
         embodiment="Franka Panda",
         licence=MIT,
         sources=(
-            CATALOGUE + " It says position and orientation of the end effector; the loaders take differences, and so "
-            "does this entry, unchecked. No proprioception could tell.",
+            CATALOGUE + " It says position and orientation of the end effector.",
             RATE,
             LOADERS,
+            "Positions are differences of the measured ones, to the next step; rotations are differences of Euler "
+            "angles about z, y, z, from which no turn follows without a pose, and none is recorded: unknown. The "
+            "loaders take them for roll, pitch and yaw. The gripper is written as open for three steps, then closed. "
+            "The makers' russellmendonca/rlds_dataset_builder, cmu_franka_exploration/preprocess_data.py, and its "
+            "dataset builder, by which `image` is `highres_image` at 64 pixels: left out. Metres are assumed.",
         ),
     ),
     DatasetSpec(
@@ -199,8 +206,9 @@ SPECS: tuple[DatasetSpec, ...] = (
             CATALOGUE + " It says position and quaternion of the end effector, and gripper.",
             RATE,
             LOADERS,
-            KINEMATICS + "the catalogue calls it a pose, the loaders take it for a difference. That its x averages "
-            "half a metre in the statistics of openvla-7b is from memory, not checked.",
+            KINEMATICS + "it is the absolute pose of the next step, its quaternion w, x, y, z, and its gripper 1 when "
+            "open (the makers' mohitsharma0690/rlds_dataset_builder, iamlab_cmu_pickup_insert/"
+            "create_iamlab_data_helpers.py). The loaders take it for a difference.",
         ),
     ),
     DatasetSpec(
@@ -228,12 +236,16 @@ SPECS: tuple[DatasetSpec, ...] = (
         action=ActionSpec(gripper=cols("action", -1, None), absent="unknown"),
         proprio=(cols("observation/state"),),
         versions=("1.0.0",),
+        bgr=("image", "finger_vision_1", "finger_vision_2"),
         embodiment="Franka Panda",
         licence=COLLECTION,
         sources=(
             RATE,
             LOADERS + " They read position, quaternion and, last, the gripper.",
-            "Motion is unknown: whether those are poses or differences is not published, nor what its state holds.",
+            "The makers' firephinx/rlds_dataset_builder, cmu_playing_with_food/playing_with_food_helpers.py: positions "
+            "and quaternion are one and the same all along most episodes, no motion follows from them, and it is "
+            "unknown; the gripper is 1 in releases and 0 in grasps; the state is six forces.",
+            "All cameras are stored as BGR: that builder reads videos by OpenCV and writes its frames as they are.",
             "Features and version 1.0.0: a listing of the bucket's dataset_info.json (" + INVENTORY + "), and "
             "iVideoGPT's converter.",
         ),
@@ -289,7 +301,10 @@ SPECS: tuple[DatasetSpec, ...] = (
             motion=Motion.REACHED, gripper=cols("observation/state", 6, 1), gripper_next=True,
             gripper_rule=Gripper.WIDTH, gripper_range=0.0767,
         ),
-        pose=PoseSpec(position=cols("observation/state", 0, 3), rotation=cols("observation/state", 3, 3)),
+        pose=PoseSpec(
+            position=cols("observation/state", 0, 3), rotation=cols("observation/state", 3, 3),
+            turned=(3.141592653589793, 0.0, 0.0),
+        ),
         proprio=(cols("observation/state", 0, 7),),
         versions=("0.1.0",),
         embodiment="Franka Panda with kitchen tools",
@@ -297,8 +312,11 @@ SPECS: tuple[DatasetSpec, ...] = (
         sources=(
             CATALOGUE + " It says velocities, of the gripper too; state is position, Euler angles, gripper.",
             RATE,
-            REACHED + SHORT_OF_COMMAND,
-            "The gripper is the measured width of the next step, 7.67 cm when open (RDT's scale): a velocity is no "
+            "Orientations are turned by 180 degrees about the base's x before their angles (SciPy's `xyz`) are taken: "
+            "the makers' hshi74/rlds_dataset_builder, robocook/robocook_dataset_builder.py. That is undone here; the "
+            "loaders take the turns of the turned axes.",
+            REACHED + "by that builder the `velocities` are differences to the next state, told in the turned axes.",
+            "The gripper is the measured width of the next step, 7.67 cm when open (RDT's scale): a difference is no "
             "state.",
         ),
     ),
@@ -405,8 +423,8 @@ SPECS: tuple[DatasetSpec, ...] = (
             "lihzha/lap-thirdparty, src/openpi_cot/dataloader/oxe_utils/transforms.py. Version 1.0.0 is assumed.",
             REACHED + "it is what robosuite's controller was given, at most 0.94 in size (openvla/openvla, issue 315), "
             "and no number of metres.",
-            "20 Hz is robosuite's, from memory; OpenVLA removed the steps in which nothing was commanded, so time has "
-            "gaps.",
+            "20 Hz: Lifelong-Robot-Learning/LIBERO, libero/libero/envs/env_wrapper.py. OpenVLA removed the steps in "
+            "which nothing was commanded, so time has gaps.",
         ),
     ),
 )

@@ -36,8 +36,9 @@ _BRIDGE = DatasetSpec(
         "5 Hz: LeRobot's openx/configs.yaml. Seen in the data: states move by about one command a step.",
         "State is x, y, z (m), roll, pitch, yaw (rad), gripper, in the frame of the base: POS_EULER in Octo's "
         "oxe_dataset_configs.py; its features.json calls them joint angles, which the values contradict.",
-        "Euler angles are taken about the fixed axes x, y, z: from memory of the robot's own code (transforms3d "
-        "`sxyz`); RDT reads them so.",
+        "Euler angles are about the fixed axes x, y, z, of the hand's turn from a default orientation, in the axes of "
+        "the base; the gripper is 1 when open: the robot's own rail-berkeley/bridge_data_robot, widowx_envs, "
+        "utils/transformation_utils.py and base/robot_base_env.py.",
         "Motion is relabelled from states, as Octo and OpenVLA do: the command lags (a pose is reached over two "
         "periods). It also turns the all-zero command that opens every episode into what it is, an arm at rest, so "
         "no step has to be dropped.",
@@ -148,8 +149,8 @@ SPECS: tuple[DatasetSpec, ...] = (
             "issue 28, agree.",
             "The gripper is -1 or +1 in column 6. The catalogue says -1 is open, and RDT follows it; the makers' "
             "README and both loaders say +1 is open, which is followed.",
-            "Euler angles x, y, z in the axes of the world (the README), taken about fixed axes: PyBullet's, from "
-            "memory.",
+            "Euler angles x, y, z in the axes of the world (that README, and dataset/README.md of mees/calvin), taken "
+            "about fixed axes: PyBullet's, from memory.",
             "Column 7 of `robot_obs` is the first joint; both loaders take it for the gripper, which is column 6.",
         ),
     ),

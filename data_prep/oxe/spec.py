@@ -86,6 +86,8 @@ class PoseSpec:
     """Metres in a unit of `position`."""
     radians: float = 1.0
     """Radians in a unit of `rotation`."""
+    turned: tuple[float, ...] = (0.0, 0.0, 0.0)
+    """Rotation vector (rad), in the axes of the base, that orientations were turned by before they were recorded."""
 
 
 @configclass

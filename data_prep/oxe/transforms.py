@@ -64,7 +64,10 @@ def poses(steps: Steps, spec: DatasetSpec) -> tuple[np.ndarray, np.ndarray]:
     position = _in_space(columns(steps, pose.position) * pose.metres)
     if pose.rotation is None:
         return position, np.broadcast_to(np.eye(3), (len(position), 3, 3))
-    return position, matrix_from(columns(steps, pose.rotation) * pose.radians, pose.rotation_form)
+    recorded = matrix_from(columns(steps, pose.rotation) * pose.radians, pose.rotation_form)
+    if any(pose.turned):
+        recorded = matrix_from(-np.array([pose.turned]), Rotation.ROTVEC) @ recorded
+    return position, recorded
 
 
 def _in_space(values: np.ndarray) -> np.ndarray:

@@ -109,7 +109,7 @@ def made(spec: DatasetSpec, seed: int) -> tuple[dict, np.ndarray]:
     if pose.position is not None:
         episode.put(pose.position, position[:, : pose.position.size or 3] / pose.metres)
     if pose.rotation is not None:
-        values = written(rotation, pose.rotation_form)
+        values = written(Turn.from_rotvec(pose.turned) * rotation, pose.rotation_form)
         episode.put(pose.rotation, values / pose.radians)
     # What is recorded of the action of the last step, beyond the end, is anything.
     after = np.concatenate([position[1:], position[-1:] + 0.01])
@@ -232,7 +232,8 @@ A, F, U = "ACTUATED", "FIXED", "UNKNOWN"
     ("stanford_mask_vit_converted_externally_to_rlds", [A, A, A, F, F, A, A]),
     ("kaist_nonprehensile_converted_externally_to_rlds", [A] * 6 + [F]),
     ("dlr_sara_pour_converted_externally_to_rlds", [A] * 6 + [U]),
-    ("uiuc_d3field", [A, A, A, U, U, U, U]),
+    ("uiuc_d3field", [U] * 7),
+    ("cmu_franka_exploration_dataset_converted_externally_to_rlds", [A, A, A, U, U, U, A]),
     ("cmu_playing_with_food", [U] * 6 + [A]),
     ("berkeley_gnm_recon", [A, A, F, F, F, A, F]),
     ("berkeley_rpt_converted_externally_to_rlds", [A] * 7),
@@ -247,12 +248,12 @@ def test_every_entry_says_where_it_comes_from():
         assert spec.name == name and spec.cameras and spec.licence and spec.embodiment and spec.sources, name
         assert set(spec.bgr) <= set(spec.cameras) and 0.01 < spec.control_period_sec <= 1, name
         assert all(len(one) > 20 and one.endswith((".", ")")) for one in spec.sources), name
-        assert spec.unusable or spec.action.gripper or spec.pose.position or spec.action.position, name
+        assert spec.unusable or any(status.name != "FIXED" for status in spec.action_status), name
         assert spec.action.frame is not Frame.TOOL or frame_of(spec) is Frame.TOOL or has_pose(spec.pose), name
     assert len(REGISTRY) >= 65
     assert {name for name, spec in REGISTRY.items() if spec.bgr} == {
         "berkeley_autolab_ur5", "utaustin_mutex", "berkeley_fanuc_manipulation",
-        "stanford_hydra_dataset_converted_externally_to_rlds", "fmb", "fmb_dataset"}
+        "stanford_hydra_dataset_converted_externally_to_rlds", "fmb", "fmb_dataset", "cmu_playing_with_food"}
     claims = " ".join(one for spec in REGISTRY.values() for one in spec.sources)
     assert "public loader" not in claims and "a public one" not in claims  # a source has a name
 
@@ -297,6 +298,31 @@ def test_rh20t_turns_by_roll_pitch_and_yaw():
         "observation": {"tcp_base": np.array([[0.4, 0, 0.3, np.pi, 0, 0], [0.4, 0, 0.3, np.pi, 0, 0.2]])},
     }
     assert np.allclose(canonical_actions(steps, REGISTRY["rh20t"])[0][0], [0, 0, 0, 0, 0, 0.2, 0], atol=1e-6)
+
+
+def test_robocook_undoes_the_half_turn_of_its_orientations():
+    states = np.array([[0.5, 0, 0.2, 0, 0, 0, 0.0767], [0.5, 0, 0.2, 0.1, 0.2, 0, 0]])  # a hand that faces down
+    steps = {"is_first": np.array([True, False]), "observation": {"state": states}}
+    true = (Turn.from_euler("xyz", [[-np.pi, 0, 0]]) * Turn.from_euler("xyz", states[:, 3:6])).as_matrix()
+    expected = Turn.from_matrix(true[1] @ true[0].T).as_rotvec()
+    action = canonical_actions(steps, REGISTRY["stanford_robocook_converted_externally_to_rlds"])[0][0]
+    assert np.allclose(action, [0, 0, 0, *expected, 0], atol=1e-6) and expected[1] < -0.19
+
+
+def test_grippers_that_loaders_read_otherwise():
+    def of_two(name, action, state, key="state"):
+        steps = {"is_first": np.array([True, False]), "action": np.array(action, float),
+                 "observation": {key: np.array(state, float)}}
+        return canonical_actions(steps, REGISTRY[name])[0][:, 6].tolist()
+
+    still = [0.5, 0, 0.2, 0, 0, 0]
+    edan, rot = "dlr_edan_shared_control_converted_externally_to_rlds", "nyu_rot_dataset_converted_externally_to_rlds"
+    assert of_two(edan, [[0] * 7] * 2, [[*still, 0], [*still, 1]])[0] == 0  # it closes by the next step
+    assert of_two(rot, [[0] * 7] * 2, [[*still, 1]] * 2) == [0, 0]  # closed, whatever is commanded
+    play = "nyu_franka_play_dataset_converted_externally_to_rlds"
+    assert of_two(play, [[0] * 13 + [sign, 0] for sign in (-1, 1)], [[0] * 13] * 2) == [0, 1]
+    xarm = "utokyo_xarm_pick_and_place_converted_externally_to_rlds"
+    assert of_two(xarm, [[0] * 6 + [pulled] for pulled in (0, 1)], [still] * 2, "end_effector_pose") == [1, 0]
 
 
 def test_versions_and_licences_that_were_looked_up():
