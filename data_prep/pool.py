@@ -30,13 +30,13 @@ def open_pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
     pool = ProcessPoolExecutor(workers, context, initializer=begin_loading, initargs=(0,))
     try:
         yield pool
-    except BrokenProcessPool:
-        raise UserError("a worker process was killed, most likely because memory ran out",
-                        "use fewer `workers`, or ask for more memory; the same command goes on") from None
-    except StoppedError:
+    except (BrokenProcessPool, StoppedError) as error:
         for worker in multiprocessing.active_children():
             worker.kill()  # whatever moment a process is killed at, the next start goes on
-        raise
+        if isinstance(error, StoppedError):
+            raise
+        raise UserError("a worker process was killed, most likely because memory ran out",
+                        "use fewer `workers`, or ask for more memory; the same command goes on") from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

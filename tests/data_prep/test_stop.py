@@ -27,11 +27,14 @@ def test_a_signal_ends_a_conversion_and_the_same_command_goes_on(
     assert bytes_of(out) == bytes_of(clips)
 
 
-def test_a_worker_that_is_killed_is_an_error_with_a_remedy(start, settings, tmp_path):
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_worker_that_is_killed_is_an_error_with_a_remedy(start, settings, tmp_path, which):
+    """At once: the other worker may have hours of work left. One of the two is paused, the other is or will be idle."""
     running = start("convert", before="train-00001-000.tar", **settings, out=tmp_path / "out", workers=2)
     children = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children").read_text().split()
     workers = [int(one) for one in children if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes()]
-    os.kill(workers[0], signal.SIGKILL)
+    assert len(workers) == 2
+    os.kill(workers[which], signal.SIGKILL)
     said = running.process.communicate(timeout=60)[0]
     assert running.process.returncode == 2, said
     assert "a worker process was killed" in said and "remedy: use fewer `workers`" in said and "Traceback" not in said
