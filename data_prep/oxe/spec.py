@@ -170,6 +170,21 @@ class DatasetSpec:
     sources: tuple[str, ...] = ()
     """Where each fact comes from, and what was decided and why."""
 
+    def __post_init__(self) -> None:
+        """What is named must be there: else channels would stay swapped, and arms would seem not to move."""
+        action, joints = self.action, self.pose.joints
+        if unknown := sorted(set(self.bgr) - set(self.cameras)):
+            raise ValueError(f"bgr names {', '.join(unknown)}: not among the cameras")
+        if self.action_type is not ActionType.JOINT:
+            if action.joints is not None:
+                raise ValueError("action.joints are of no use unless action_type is joint")
+            if joints is not None and self.pose.arm is None:
+                raise ValueError("pose.joints lead to a pose by the kinematics of pose.arm, which is missing")
+        elif joints is None and action.motion in (Motion.REACHED, Motion.TARGET):
+            raise ValueError(f"the motion {action.motion.value} of joints needs pose.joints")
+        elif action.joints is None and action.motion is not Motion.REACHED:
+            raise ValueError(f"the motion {action.motion.value} of joints needs action.joints")
+
     @property
     def action_status(self) -> tuple[ActionStatus, ...]:
         """Status of each canonical dimension, as it follows from what is recorded."""

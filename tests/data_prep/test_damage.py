@@ -220,10 +220,18 @@ def test_a_corrected_number_of_records_is_noticed(run, source, tmp_path):
     assert run(copy, tmp_path / "out")[0] == 0 and len(held(tmp_path / "out")) == 2 * EPISODES
 
 
-@pytest.mark.parametrize("word", ["spec.control_period_sec=0", "spec.drop_first=-1"])
-def test_numbers_that_a_spec_cannot_hold(run, source, tmp_path, word):
-    code, said = run(source, tmp_path / "out", "control_period_sec=0.4", word)
-    assert code == 2 and word.partition("=")[0] in said
+@pytest.mark.parametrize(("problem", "words"), [
+    ("spec.control_period_sec", ["spec.control_period_sec=0", "control_period_sec=0.4"]),
+    ("spec.drop_first", ["spec.drop_first=-1"]),
+    ("bgr names wrist: not among the cameras", ["spec.bgr=[image, wrist]"]),
+    ("of no use unless action_type is joint", ["spec.action.joints={key: action}"]),
+    ("pose.arm, which is missing", ["spec.pose.joints={key: action}"]),
+    ("the motion target of joints needs pose.joints", ["spec.action_type=joint", "spec.action.motion=target"]),
+    ("the motion delta of joints needs action.joints", ["spec.action_type=joint"]),
+], ids=lambda one: one if isinstance(one, str) else "")  # fmt: skip
+def test_a_spec_that_cannot_hold(run, source, tmp_path, problem, words):
+    code, said = run(source, tmp_path / "out", *words)
+    assert code == 2 and problem in said and not (tmp_path / "out").exists()
 
 
 def test_an_address_to_write_to_is_refused(run, source):
