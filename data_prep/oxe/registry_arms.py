@@ -180,7 +180,9 @@ SPECS: tuple[DatasetSpec, ...] = (
             RATE,
             "The gripper is the trigger of a controller in the operator's hand (the makers' frt03/"
             "rlds_dataset_builder, xarm_pick_and_place_dataset/_misc/torch2pickle.py), taken to close when pulled, as "
-            "RDT does; the loaders pass it on, 1 open. Metres are assumed, as RDT does.",
+            "RDT does. Those who replayed the set found it pulled between picking and placing (GuanhuaJi/"
+            "rovi-aug-extension-robosuite, rendering/config/processing_utils.py, and statistics of its output). The "
+            "loaders pass it on, 1 open. Metres are assumed, as RDT does.",
             REACHED + "the commanded pose is that of the operator's controller (the same file).",
             "Their builder sets `is_last` and `is_terminal` at some step in the middle: they mean nothing.",
         ),

@@ -22,11 +22,8 @@ SPECS: tuple[DatasetSpec, ...] = (
         name="stanford_hydra" + DATASET_TO_RLDS,
         cameras={"image": "external", "wrist_image": "wrist"},
         control_period_sec=0.1,
-        action=ActionSpec(
-            frame=Frame.BASE, position=cols("action", 0, 3), rotation=cols("action", 3, 3),
-            gripper=cols("action", 6, 1), gripper_rule=Gripper.CLOSED,
-        ),
-        pose=PoseSpec(position=cols("observation/state", 0, 3), rotation=cols("observation/state", 7, 3)),
+        action=ActionSpec(motion=Motion.REACHED, gripper=cols("action", 6, 1), gripper_rule=Gripper.CLOSED),
+        pose=PoseSpec(joints=cols("observation/state", 10, 7), arm="panda"),
         proprio=(cols("observation/state", 0, 17), cols("observation/state", 24, 3)),
         versions=("0.1.0",),
         bgr=("image", "wrist_image"),
@@ -38,9 +35,8 @@ SPECS: tuple[DatasetSpec, ...] = (
             RATE,
             LOADERS,
             "Both cameras are stored as BGR: rlds_dataset_mod's prepare_open_x.sh.",
-            "Commands stay below 3 cm a step, so they are metres: from memory of the statistics of openvla-7b, not "
-            "checked. The axes are not published; the loaders take the base's. The order of the poses' Euler angles "
-            "is not published either, and matters for them and not for the small turn of a command: not relabelled.",
+            KINEMATICS + "its unit and its axes are not published. Commands below 3 cm a step, in the statistics of "
+            "openvla-7b, are from memory.",
         ),
     ),
     DatasetSpec(
@@ -60,10 +56,9 @@ SPECS: tuple[DatasetSpec, ...] = (
         cameras={"image": "external", "image_additional_view": "external"},
         control_period_sec=1 / 3,
         action=ActionSpec(
-            frame=Frame.BASE, position=cols("action", 7, 3), rotation=cols("action", 10, 3),
-            gripper=cols("action", 13, 1), gripper_rule=Gripper.SIGNED_OPEN,
+            motion=Motion.REACHED, gripper=cols("action", 13, 1), gripper_rule=Gripper.SIGNED_OPEN,
         ),
-        pose=PoseSpec(position=cols("observation/state", 7, 3), rotation=cols("observation/state", 10, 3)),
+        pose=PoseSpec(joints=cols("observation/state", 0, 7), arm="panda"),
         proprio=(cols("observation/state", 0, 13),),
         versions=("0.1.0",),
         embodiment="Franka Panda",
@@ -75,9 +70,9 @@ SPECS: tuple[DatasetSpec, ...] = (
             LOADERS,
             "The gripper is -1 to close and 1 to open: the makers' builder, jeffacce/rlds_dataset_builder, "
             "nyu_franka_play_dataset/nyu_franka_play_dataset.py. The loaders clip it to 0 and 1.",
-            "Unit and axes are not published; the loaders take metres and the base's. The order of the poses' Euler "
-            "angles is not published either, and matters for them and not for the small turn of a command: not "
-            "relabelled.",
+            KINEMATICS + "by the README beside that builder it is the difference to the next state, of roll, pitch and "
+            "yaw number by number, which is no rotation. Frames in which nothing moved were dropped, it says: time has "
+            "gaps.",
         ),
     ),
     DatasetSpec(
@@ -264,7 +259,9 @@ SPECS: tuple[DatasetSpec, ...] = (
             CATALOGUE + " The set is one of a Franka; the text beside `joint_pos` says xArm, left over from "
             "berkeley_mvp.",
             RATE,
-            "The gripper is 1 when closed: the catalogue of the state, and Octo, which inverts the command.",
+            "The gripper is 1 when closed: the catalogue of the state, and Octo, which inverts the command. It is the "
+            "next step's, in the makers' ir413/rlds_dataset_builder, rpt_dataset/rpt_dataset_dataset_builder.py, which "
+            "takes 1 less a width, or less a flag that it is closed: where the flag was recorded, 1 would be open.",
             KINEMATICS + "it is differences of joints. OpenVLA refuses the set, Octo keeps joints at a third of the "
             "rate.",
             "Two fixed cameras of the paper are not in the release.",

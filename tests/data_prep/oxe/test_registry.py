@@ -300,6 +300,16 @@ def test_rh20t_turns_by_roll_pitch_and_yaw():
     assert np.allclose(canonical_actions(steps, REGISTRY["rh20t"])[0][0], [0, 0, 0, 0, 0, 0.2, 0], atol=1e-6)
 
 
+@pytest.mark.parametrize(("name", "first", "width"), [("stanford_hydra", 10, 27), ("nyu_franka_play", 0, 13)])
+def test_joints_that_stand_elsewhere_in_the_state_give_the_motion(name, first, width):
+    home = np.array([0, -0.5, 0, -2.2, 0, 1.7, 0.8])
+    states = np.full((2, width), 0.3)
+    states[:, first : first + 7] = home, home + 0.1 * np.eye(7)[0]  # about the base's own axis
+    steps = {"is_first": np.array([True, False]), "action": np.zeros((2, 15)), "observation": {"state": states}}
+    action = canonical_actions(steps, REGISTRY[f"{name}_dataset_converted_externally_to_rlds"])[0][0]
+    assert np.allclose(action[2:6], [0, 0, 0, 0.1], atol=1e-6) and 0.02 < np.hypot(*action[:2]) < 0.09
+
+
 def test_robocook_undoes_the_half_turn_of_its_orientations():
     states = np.array([[0.5, 0, 0.2, 0, 0, 0, 0.0767], [0.5, 0, 0.2, 0.1, 0.2, 0, 0]])  # a hand that faces down
     steps = {"is_first": np.array([True, False]), "observation": {"state": states}}
@@ -319,6 +329,8 @@ def test_grippers_that_loaders_read_otherwise():
     edan, rot = "dlr_edan_shared_control_converted_externally_to_rlds", "nyu_rot_dataset_converted_externally_to_rlds"
     assert of_two(edan, [[0] * 7] * 2, [[*still, 0], [*still, 1]])[0] == 0  # it closes by the next step
     assert of_two(rot, [[0] * 7] * 2, [[*still, 1]] * 2) == [0, 0]  # closed, whatever is commanded
+    hydra = "stanford_hydra_dataset_converted_externally_to_rlds"
+    assert of_two(hydra, [[0] * 6 + [closed] for closed in (0, 1)], [[0] * 27] * 2) == [1, 0]
     play = "nyu_franka_play_dataset_converted_externally_to_rlds"
     assert of_two(play, [[0] * 13 + [sign, 0] for sign in (-1, 1)], [[0] * 13] * 2) == [0, 1]
     xarm = "utokyo_xarm_pick_and_place_converted_externally_to_rlds"
