@@ -1,8 +1,10 @@
 """Folders of all three versions, written here from the same episodes, and everything that can be wrong with them."""
 
+import functools
 import json
 import pickle
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,6 +57,14 @@ def png(index: int, t: int) -> bytes:
     return cv2.imencode(".png", frame_of(100 * index + t, 48, 80)[..., ::-1])[1].tobytes()
 
 
+@functools.cache
+def film(index: int, frames: int) -> bytes:
+    """The video of an episode: encoded once, for x264 may give other bytes each time."""
+    with tempfile.TemporaryDirectory() as work:
+        write_video(Path(work, "film.mp4"), range(100 * index, 100 * index + frames), gop=4)
+        return Path(work, "film.mp4").read_bytes()
+
+
 def write(folder: Path, version: str, as_json: bool = False, extra_frames: int = 0, embedded: bool = False) -> Path:
     """LeRobot as its library lays it out; frame t of episode e shows the number 100 e + t."""
     top, side = ("observation." + camera.replace("/", ".") for camera in CAMERAS)
@@ -82,7 +92,8 @@ def write(folder: Path, version: str, as_json: bool = False, extra_frames: int =
         for i, length in enumerate(LENGTHS):
             parts[name, i] = folder / info["video_path"].format(
                 video_key=name, episode_chunk=i // 2, episode_index=i, chunk_index=9, file_index=i)
-            write_video(parts[name, i], range(100 * i, 100 * i + length + extra_frames), gop=4)
+            parts[name, i].parent.mkdir(parents=True, exist_ok=True)
+            parts[name, i].write_bytes(film(i, length + extra_frames))
     if not v3:
         for i, table in enumerate(tables):
             path = folder / info["data_path"].format(episode_chunk=i // 2, episode_index=i)
