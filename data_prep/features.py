@@ -210,12 +210,15 @@ def _rows(values: Any, lengths: np.ndarray, wanted: int | None) -> Any:
     return [values[end - length : end] for end, length in zip(ends, lengths.tolist(), strict=True)]
 
 
-def check_steps(steps: Tree) -> None:
-    """Raises a ValueError unless all features of decoded steps have as many steps."""
+def check_steps(steps: Tree) -> int:
+    """The number of steps; a ValueError unless all features of decoded steps have as many, and there are features."""
     counts = list(_counts(steps, "steps"))
+    if not counts:
+        raise ValueError("its steps have no features")
     for name, count in counts:
         if count != counts[0][1]:
             raise ValueError(f"{counts[0][0]} has {counts[0][1]} steps, {name} has {count}")
+    return counts[0][1]
 
 
 def _counts(values: Any, name: str) -> Iterator[tuple[str, int]]:

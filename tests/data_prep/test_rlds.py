@@ -14,6 +14,7 @@ import threading
 import fsspec
 import numpy as np
 import pytest
+import rlds_files
 import tfds_oracle
 from PIL import Image
 
@@ -295,3 +296,18 @@ def test_an_unknown_camera(dataset, reader, oracle):
     else:
         with pytest.raises(UserError, match=r"(?s)no camera 'depth'.*choose one of: (wrist, front|front, wrist)"):
             oracle(tfds_oracle.tfds_source, str(dataset), ["depth"])
+
+
+def test_depth_is_left_out_and_flags_that_are_not_told_follow_from_the_length(tmp_path):
+    """A feature of more than 4096 numbers a step is neither decoded nor in the way; state of 4096 numbers stays."""
+    depth, state = np.zeros((3, 80, 60), np.float32), np.arange(3 * 4096, dtype=np.float32).reshape(3, 4096)
+    one = rlds_files.episode("a", [b"x"] * 3, np.zeros((3, 7)), **{
+        "steps/observation/depth": depth, "steps/observation/state": state})
+    for flag in ("is_first", "is_last", "is_terminal"):
+        del one[f"steps/{flag}"]
+    source = open_source(str(rlds_files.write(tmp_path / "1.0.0", [[one]])))
+    (found,) = source.read(source.shards[0], ["image"])
+    assert found.steps["observation"].keys() == {"image", "state"}
+    assert np.array_equal(found.steps["observation"]["state"], state)
+    told = {name: found.steps[name].tolist() for name in ("is_first", "is_last", "is_terminal")}
+    assert told == {"is_first": [1, 0, 0], "is_last": [0, 0, 1], "is_terminal": [0, 0, 0]}
