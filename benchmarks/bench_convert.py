@@ -96,7 +96,7 @@ def measure(source: str, films: Films, episodes: int, repeats: int) -> dict[str,
 
 def main() -> None:
     flags = parser(__doc__ or "").parse_args()
-    episodes, repeats = (80, 3) if flags.quick else (480, 5)
+    episodes, repeats = (80, 3) if flags.quick else (160, 5)
     others = {}
     with tempfile.TemporaryDirectory() as folder:
         source, films = generate(Path(folder), episodes)
