@@ -15,7 +15,7 @@ STAGES = ("data_prep", "pretrain", "finetune", "eval")
 # Extra -> what it must make importable.
 EXTRAS = {
     "": ["whale.cli", "whale.sim.tabletop", "whale.engine", "torch", "accelerate"],
-    "data": ["av", "cv2", "decord", "fsspec", "google_crc32c", "jinja2", "pyarrow", "simplejpeg"],
+    "data": ["aiohttp", "av", "cv2", "decord", "fsspec", "google_crc32c", "jinja2", "pyarrow", "simplejpeg"],
     "tensorflow": ["tensorflow", "tensorflow_datasets"],
     "deepspeed": ["deepspeed"],
     "sim": ["gymnasium", "metaworld", "mujoco"],
