@@ -21,7 +21,7 @@ from whale.clips.loader import DataConfig, DataSource
 from whale.config import dump_config
 from whale.errors import UserError
 from whale.loop import LoopConfig
-from whale.models.quantizer import QuantizerConfig
+from whale.models.quantizer import VQConfig
 from whale.models.tokenizer import TokenizerConfig
 from whale.optim import OptimConfig
 from whale.pretrain.config import TrainTokenizerConfig
@@ -346,7 +346,7 @@ def tokenizer_config(root: Path, steps: int, workers: int) -> TrainTokenizerConf
     if not (root / "pixels").is_dir():
         pixel_folder(root / "pixels")
     small = TokenizerConfig(
-        image_px=16, patch_px=4, quantizer=QuantizerConfig(num_codes=64, dim=16), width=16, heads=2, decoder_depth=1
+        image_px=16, patch_px=4, quantizer=VQConfig(num_codes=64, dim=16), width=16, heads=2, decoder_depth=1
     )
     data = DataConfig(sources=(DataSource(folder=root / "pixels"),), frames=4, batch=3, workers=workers)
     loop = LoopConfig(steps=steps, log_every=2, validate_every=10, save_every=10)

@@ -5,7 +5,7 @@ import torch
 from whale.models.behavior import BehaviorConfig
 from whale.models.dataset_card import DatasetCard
 from whale.models.dynamics import DynamicsConfig
-from whale.models.quantizer import QuantizerConfig
+from whale.models.quantizer import VQConfig
 from whale.models.tokenizer import TokenizerConfig
 from whale.models.world_model import WorldModel, WorldModelConfig
 
@@ -25,7 +25,7 @@ def tiny_config(band: int = 3, depth: int = 2) -> WorldModelConfig:
         tokenizer=TokenizerConfig(
             image_px=16,
             patch_px=4,
-            quantizer=QuantizerConfig(num_codes=32, dim=12),
+            quantizer=VQConfig(num_codes=32, dim=12),
             width=16,
             heads=2,
             decoder_frames=3,

@@ -19,7 +19,7 @@ from whale.finetune.config import AdaptTokenizerConfig, WorldModelAdaptationConf
 from whale.loop import LoopConfig
 from whale.models.behavior import BehaviorConfig
 from whale.models.dynamics import DynamicsConfig
-from whale.models.quantizer import QuantizerConfig
+from whale.models.quantizer import VQConfig
 from whale.models.tokenizer import TokenizerConfig
 from whale.models.world_model import WorldModel
 from whale.optim import OptimConfig
@@ -30,7 +30,7 @@ LOOP = LoopConfig(steps=10, log_every=1, validate_every=5, save_every=4)
 OPTIM = OptimConfig(name="adamw", lr=1e-3, warmup_steps=2)
 ENGINE = EngineConfig(device="cpu")
 # Codes that are not used die within a few steps.
-QUANTIZER = QuantizerConfig(num_codes=64, dim=16, decay=0.5)
+QUANTIZER = VQConfig(num_codes=64, dim=16, decay=0.5)
 TOKENIZER = TokenizerConfig(image_px=16, patch_px=4, quantizer=QUANTIZER, width=16, heads=2, decoder_depth=1)
 
 

@@ -16,7 +16,7 @@ from whale.finetune.config import AdaptTokenizerConfig, WorldModelAdaptationConf
 from whale.finetune.recipe import adapt_tokenizer, build_model
 from whale.finetune.train import adapt_world_model
 from whale.loop import LoopConfig
-from whale.models.quantizer import QuantizerConfig
+from whale.models.quantizer import VQConfig
 from whale.models.tokenizer import VideoTokenizer
 from whale.models.world_model import WorldModel
 from whale.optim import OptimConfig
@@ -112,7 +112,7 @@ def test_frames_and_tokenizers_of_another_size_are_refused(root, tmp_path):
     with pytest.raises(UserError, match="takes 16 px"):
         adapt_world_model(config(root, tmp_path / "run", demos=large))
     settings = config(root, tmp_path / "run")
-    wide = VideoTokenizer(replace(tiny_config().tokenizer, quantizer=QuantizerConfig(num_codes=64, dim=12)))
+    wide = VideoTokenizer(replace(tiny_config().tokenizer, quantizer=VQConfig(num_codes=64, dim=12)))
     with pytest.raises(UserError, match="another configuration"):
         build_model(settings, wide)
 

@@ -1,11 +1,11 @@
 import torch
 
-from whale.models.quantizer import QuantizerConfig, VectorQuantizer, draw_far
+from whale.models.quantizer import VectorQuantizer, VQConfig, draw_far
 
 
 def make(codes=8, dim=3, **more):
     torch.manual_seed(0)
-    return VectorQuantizer(QuantizerConfig(num_codes=codes, dim=dim, **more))
+    return VectorQuantizer(VQConfig(num_codes=codes, dim=dim, **more))
 
 
 def test_nearest_equals_brute_force():

@@ -3,11 +3,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whale.models.quantizer import QuantizerConfig
+from whale.models.quantizer import VQConfig
 from whale.models.tokenizer import TokenizerConfig, VideoTokenizer
 
 CONFIG = TokenizerConfig(
-    image_px=16, patch_px=4, quantizer=QuantizerConfig(num_codes=32, dim=12), width=16, heads=2, decoder_frames=3
+    image_px=16, patch_px=4, quantizer=VQConfig(num_codes=32, dim=12), width=16, heads=2, decoder_frames=3
 )
 
 
@@ -71,7 +71,7 @@ def test_initialise_reconstructs_few_distinct_patches_exactly():
     x = tiles[choice].transpose(2, 3).flatten(3, 4).flatten(1, 2)
     torch.manual_seed(0)
     wide = TokenizerConfig(
-        image_px=16, patch_px=4, quantizer=QuantizerConfig(num_codes=32, dim=24), width=16, heads=2, decoder_frames=3
+        image_px=16, patch_px=4, quantizer=VQConfig(num_codes=32, dim=24), width=16, heads=2, decoder_frames=3
     )
     tokenizer = VideoTokenizer(wide)
     tokenizer.initialise(x, torch.ones(30, 16), generator)

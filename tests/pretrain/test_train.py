@@ -24,7 +24,7 @@ from whale.errors import UserError
 from whale.loop import LoopConfig
 from whale.models.behavior import BehaviorConfig
 from whale.models.dynamics import DynamicsConfig
-from whale.models.quantizer import QuantizerConfig
+from whale.models.quantizer import VQConfig
 from whale.models.tokenizer import TokenizerConfig, VideoTokenizer
 from whale.models.world_model import WorldModel
 from whale.optim import OptimConfig
@@ -35,7 +35,7 @@ from whale.ranks import Ranks
 from whale.tracker import read_metrics
 
 SMALL = TokenizerConfig(
-    image_px=16, patch_px=4, quantizer=QuantizerConfig(num_codes=64, dim=16), width=16, heads=2, decoder_depth=1
+    image_px=16, patch_px=4, quantizer=VQConfig(num_codes=64, dim=16), width=16, heads=2, decoder_depth=1
 )
 LOOP = LoopConfig(steps=8, log_every=1, validate_every=4, save_every=3)
 

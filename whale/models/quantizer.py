@@ -12,7 +12,7 @@ from whale.models.layers import full_precision
 
 
 @configclass
-class QuantizerConfig:
+class VQConfig:
     """The codebook."""
 
     num_codes: int = 512
@@ -37,7 +37,7 @@ class VectorQuantizer(nn.Module):
     usage_V: Tensor
     sum_VC: Tensor
 
-    def __init__(self, config: QuantizerConfig):
+    def __init__(self, config: VQConfig):
         super().__init__()
         self.config = config
         codebook = torch.randn(config.num_codes, config.dim)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from whale.config import configclass
 from whale.export import load_export, read_config, read_export
 from whale.models.layers import FrameCache, LocalStem, ResidualSwiGLU, check_heads, full_precision
-from whale.models.quantizer import QuantizerConfig, VectorQuantizer
+from whale.models.quantizer import VectorQuantizer, VQConfig
 from whale.models.st_transformer import SpatialTemporalTransformer
 
 
@@ -28,7 +28,7 @@ class TokenizerConfig:
     """Height and width of a frame."""
     patch_px: int = 8
     """p: side of the square patch behind one token."""
-    quantizer: QuantizerConfig = QuantizerConfig()
+    quantizer: VQConfig = VQConfig()
     """The codebook."""
     encoder_depth: int = 1
     """Residual feed-forward layers of the patch encoder."""
