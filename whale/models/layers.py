@@ -62,13 +62,17 @@ class _RMSNormCPU(torch.autograd.Function):
         return scale * (inner - unit * along), (gradient * unit).flatten(0, -2).sum(0)
 
 
+def swiglu_hidden(width: int) -> int:
+    """Hidden width of SwiGLU: 8/3 D keeps a block at 16 D^2; a multiple of 32 keeps matrix products aligned."""
+    return max(32, round(8 * width / 3 / 32) * 32)
+
+
 class SwiGLU(nn.Module):
     """Gated feed-forward layer of 8 D^2 parameters."""
 
     def __init__(self, width: int):
         super().__init__()
-        # 8/3 D keeps a block at 16 D^2; a multiple of 32 keeps matrix products aligned.
-        hidden = max(32, round(8 * width / 3 / 32) * 32)
+        hidden = swiglu_hidden(width)
         self.gate_and_value = nn.Linear(width, 2 * hidden, bias=False)
         self.out = nn.Linear(hidden, width, bias=False)
 

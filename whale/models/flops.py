@@ -1,0 +1,105 @@
+"""How many floating-point operations a clip costs: the matrix products that the mathematics needs, 2 m n k each.
+
+The count depends on sizes alone, not on how a layer is written. Temporal attention counts the pairs inside its causal
+band: scores that are computed and masked away are work that a faster kernel leaves out, and MFU should not reward them.
+Elementwise work, norms, softmax and look-ups are not counted.
+
+Legend: S tokens a frame, C code dim, D width, V codes, W band, T frames, P values of a patch, Z embedding dim.
+"""
+
+import itertools
+
+from whale.actions import ACTION_DIM
+from whale.models.behavior import BehaviorConfig
+from whale.models.dynamics import ACTION_FEATURES
+from whale.models.layers import swiglu_hidden
+from whale.models.tokenizer import TokenizerConfig
+from whale.models.world_model import WorldModelConfig
+
+
+def forward_flops(config: WorldModelConfig | TokenizerConfig, frames: int) -> dict[str, float]:
+    """FLOPs per frame of one forward pass over a clip of `frames` frames, by part.
+
+    Of a world model: what a training step on token clips runs, behaviour (posterior and action decoder included) and
+    dynamics; its tokenizer's own are `forward_flops(config.tokenizer, frames)`.
+    """
+    return _tokenizer(config, frames) if isinstance(config, TokenizerConfig) else _world_model(config, frames)
+
+
+def training_flops(config: WorldModelConfig | TokenizerConfig, frames: int) -> float:
+    """FLOPs per frame of forward and backward: a product has two in its gradient, the codebook's look-up none.
+
+    Activations that are computed again (`recompute`) are not counted.
+    """
+    parts = forward_flops(config, frames)
+    return 3 * sum(parts.values()) - 2 * parts.get("quantizer", 0.0)
+
+
+def keys_per_query(frames: int, band: int) -> float:
+    """Mean number of frames that a frame of a clip sees in causal attention of width `band`."""
+    seen = min(frames, band)
+    return seen - seen * (seen - 1) / 2 / frames
+
+
+def _linear(*widths: int) -> float:
+    """One vector through linear layers of these widths."""
+    return sum(2.0 * a * b for a, b in itertools.pairwise(widths))
+
+
+def _swiglu(width: int) -> float:
+    hidden = swiglu_hidden(width)
+    return _linear(width, 2 * hidden) + _linear(hidden, width)
+
+
+def _attention(width: int, keys: float) -> float:
+    """One query position: projections, scores, weighted sum."""
+    return _linear(width, 3 * width) + _linear(width, width) + 4 * width * keys
+
+
+def _transformer(width: int, depth: int, timed: int, places: int, keys: float) -> dict[str, float]:
+    """Per frame of `places` positions; the first `timed` of `depth` blocks look back at `keys` frames."""
+    return {
+        "spatial attention": depth * places * _attention(width, places),
+        "temporal attention": timed * places * _attention(width, keys),
+        "feed-forward": depth * places * _swiglu(width),
+    }
+
+
+def _tokenizer(config: TokenizerConfig, frames: int) -> dict[str, float]:
+    tokens, dim, width, values = config.tokens_per_frame, config.quantizer.dim, config.width, 3 * config.patch_px**2
+    blocks = _transformer(
+        width, config.decoder_depth, min(1, config.decoder_depth), tokens, keys_per_query(frames, config.decoder_frames)
+    )
+    return {
+        "encoder": tokens * (_linear(values, dim) + config.encoder_depth * _swiglu(dim)),
+        "quantizer": tokens * _linear(dim, config.quantizer.num_codes),
+        "stem": tokens * _linear(9 * dim, width),
+        **blocks,
+        "heads": tokens * (_linear(dim, values) + _linear(width, values)),
+    }
+
+
+def _behavior(config: BehaviorConfig, code_dim: int, tokens: int, frames: int, band: int) -> float:
+    width, dim = config.width, config.dim
+    summary = tokens * _linear(code_dim, config.token_dim) + _linear(tokens * config.token_dim, width)
+    action = _linear(ACTION_FEATURES, width)
+    block = _attention(width, keys_per_query(frames, band)) + _swiglu(width)
+    prior = action + config.depth * block + _linear(width, 2 * dim)
+    posterior = action + config.depth * _swiglu(width) + _linear(width, 2 * dim) / frames
+    decoder = _linear(width + dim, width) + _swiglu(width) + _linear(width, ACTION_DIM)
+    return summary + prior + posterior + decoder
+
+
+def _world_model(config: WorldModelConfig, frames: int) -> dict[str, float]:
+    tokens, quantizer = config.tokenizer.tokens_per_frame, config.tokenizer.quantizer
+    codes, dim = quantizer.num_codes, quantizer.dim
+    width, depth, band = config.dynamics.width, config.dynamics.depth, config.dynamics.band
+    context = _linear(ACTION_FEATURES, width, width) + _linear(config.behavior.dim, width) + _linear(1, width) / frames
+    logits = _linear(width, codes) + _linear(width, dim) + _linear(dim, codes) + _linear(width, 1)
+    return {
+        "behavior": _behavior(config.behavior, dim, tokens, frames, band),
+        "stem": tokens * _linear(9 * dim, width) + context,
+        **_transformer(width, depth, depth, tokens + 1, keys_per_query(frames, band)),
+        "heads": tokens * logits + _swiglu(width) + _linear(width, 2),
+    }
+
