@@ -8,6 +8,7 @@ Legend: B batch, T frames, S tokens a frame (G x G), R = S + 1, C code dim, D wi
 embedding dim.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -35,12 +36,18 @@ class DynamicsConfig:
     """Spatial-temporal blocks, 16 D^2 parameters each."""
     band: int = 6
     """W: frames that temporal attention sees, the current one included. Training clips have at least 2 W frames."""
+    dropout: float = 0.0
+    """Share of the channels of each layer's output that a clip goes without, the same in all its frames."""
+    action_blind: bool = False
+    """Leave action and behaviour embedding out: the baseline that shows what actions are worth."""
 
     def __post_init__(self) -> None:
         """Check the heads and the band."""
         check_heads(self.width, self.heads)
         if self.band < 1 or self.depth < 1:
             raise ValueError("band and depth are at least 1")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout {self.dropout} is not in [0, 1)")
 
 
 class Prediction(NamedTuple):
@@ -83,8 +90,10 @@ class Dynamics(nn.Module):
         width = config.width
         self.stem = LocalStem(code_dim, width)
         self.position_RD = nn.Parameter(0.02 * torch.randn(grid**2 + 1, width))
-        self.action_in = nn.Sequential(nn.Linear(ACTION_FEATURES, width), nn.SiLU(), nn.Linear(width, width))
-        self.behavior_in = nn.Linear(behavior_dim, width, bias=False)
+        if not config.action_blind:
+            self.action_in = nn.Sequential(nn.Linear(ACTION_FEATURES, width), nn.SiLU(), nn.Linear(width, width))
+            self.behavior_in = nn.Linear(behavior_dim, width, bias=False)
+            nn.init.zeros_(self.behavior_in.weight)
         self.period_in = nn.Linear(1, width)
         self.embodiment = nn.Embedding(num_embodiments, width)
         self.transformer = SpatialTemporalTransformer(width, config.heads, config.depth, config.band)
@@ -93,7 +102,7 @@ class Dynamics(nn.Module):
         self.copy_gate = nn.Linear(width, 1)
         self.free_head = nn.Linear(width, num_codes)
         self.outcome = nn.Sequential(RMSNorm(width), SwiGLU(width), nn.Linear(width, 2))
-        for layer in (self.embodiment, self.free_head, self.code_shift, self.behavior_in):
+        for layer in (self.embodiment, self.free_head, self.code_shift):
             nn.init.zeros_(layer.weight)
 
     def embed(
@@ -102,9 +111,23 @@ class Dynamics(nn.Module):
         """Inputs of the transformer, [B, T, R, D]."""
         x_BTSD = self.stem(codes_BTSC)
         constant_BD = self.period_in(period_B[:, None].log()) + self.embodiment(embodiment_B)
-        context_BTD = self.action_in(action_BTF) + self.behavior_in(z_BTZ) + constant_BD[:, None]
+        context_BTD = constant_BD[:, None].expand(-1, x_BTSD.shape[1], -1)
+        if not self.config.action_blind:
+            context_BTD = self.action_in(action_BTF) + self.behavior_in(z_BTZ) + context_BTD
         register_BT1D = context_BTD[:, :, None]
         return torch.cat([x_BTSD + register_BT1D, register_BT1D], 2) + self.position_RD
+
+    def draw_keep(self, uniform: Callable[..., Tensor]) -> Tensor | None:
+        """A dropout mask for each clip and layer (Gal and Ghahramani, 2016), [K, 3, B, D] with K blocks; None without.
+
+        The same mask in every frame makes a pass, or a whole rollout, one sample of the model. `uniform` draws
+        [B, *shape] in [0, 1) (`ClipNoise.uniform`). What is kept is scaled up, so that no mask is the mean model.
+        """
+        share = self.config.dropout
+        if share == 0:
+            return None
+        kept_BK3D = uniform(self.config.depth, 3, self.config.width) >= share
+        return kept_BK3D.movedim(0, 2).to(self.position_RD.dtype) / (1 - share)
 
     def forward(
         self,
@@ -113,9 +136,10 @@ class Dynamics(nn.Module):
         x_BTRD: Tensor,
         start: int = 0,
         cache: list[FrameCache] | None = None,
+        keep_K3BD: Tensor | None = None,
     ) -> Prediction:
-        """Predict frame t+1 at every t; with a cache, x continues a stream at frame `start`."""
-        h_BTRD = self.transformer(x_BTRD, start, cache)
+        """Predict frame t+1 at every t; with a cache, x continues a stream at frame `start`; `keep` of `draw_keep`."""
+        h_BTRD = self.transformer(x_BTRD, start, cache, keep_K3BD)
         h_BTSD, register_BTD = h_BTRD[:, :, :-1], h_BTRD[:, :, -1]
         reward_BT, terminated_BT = self.outcome(register_BTD).unbind(-1)
         return Prediction(self._logits(codebook_VC, tokens_BTS, h_BTSD), reward_BT, terminated_BT)

@@ -199,14 +199,20 @@ class SpatialTemporalBlock(nn.Module):
         self.has_time = band is not None
         self.norm_mlp, self.mlp = RMSNorm(width), SwiGLU(width)
 
-    def forward(self, x_BTSD: Tensor, start: int = 0, cache: FrameCache | None = None) -> Tensor:
-        """[B, T, S, D] -> [B, T, S, D]."""
+    def forward(
+        self, x_BTSD: Tensor, start: int = 0, cache: FrameCache | None = None, keep_3BD: Tensor | None = None
+    ) -> Tensor:
+        """[B, T, S, D] -> [B, T, S, D]; `keep_3BD` scales the channels of what each layer adds (dropout)."""
         batch, frames, tokens, _ = x_BTSD.shape
         if self.has_space:
             spatial = self.spatial(self.norm_spatial(x_BTSD).flatten(0, 1))
-            x_BTSD = x_BTSD + spatial.unflatten(0, (batch, frames))
+            x_BTSD = x_BTSD + _dropped(spatial.unflatten(0, (batch, frames)), keep_3BD, 0)
         if self.has_time:
             x_MTD = self.norm_temporal(x_BTSD).transpose(1, 2).flatten(0, 1)
             temporal = self.temporal(x_MTD, start, cache)
-            x_BTSD = x_BTSD + temporal.unflatten(0, (batch, tokens)).transpose(1, 2)
-        return x_BTSD + self.mlp(self.norm_mlp(x_BTSD))
+            x_BTSD = x_BTSD + _dropped(temporal.unflatten(0, (batch, tokens)).transpose(1, 2), keep_3BD, 1)
+        return x_BTSD + _dropped(self.mlp(self.norm_mlp(x_BTSD)), keep_3BD, 2)
+
+
+def _dropped(x_BTSD: Tensor, keep_3BD: Tensor | None, layer: int) -> Tensor:
+    return x_BTSD if keep_3BD is None else x_BTSD * keep_3BD[layer, :, None, None].to(x_BTSD.dtype)

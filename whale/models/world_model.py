@@ -97,12 +97,16 @@ class WorldModel(nn.Module):
         batch: dict[str, Tensor],
         start: int = 0,
         cache: list[FrameCache] | None = None,
+        keep: Tensor | None = None,
     ) -> Prediction:
-        """Next-frame prediction at every frame; `batch` gives `control_period_sec` and `embodiment`, both [B]."""
+        """Next-frame prediction at every frame; `batch` gives `control_period_sec` and `embodiment`, both [B].
+
+        `keep` is a dropout mask of `Dynamics.draw_keep`, one for a whole rollout; without it the mean model predicts.
+        """
         x_BTRD = self.dynamics.embed(
             self.codes(tokens_BTS), action_BTF, z_BTZ, batch["control_period_sec"], batch["embodiment"]
         )
-        return self.dynamics(self.tokenizer.quantizer.codebook_VC, tokens_BTS, x_BTRD, start, cache)
+        return self.dynamics(self.tokenizer.quantizer.codebook_VC, tokens_BTS, x_BTRD, start, cache, keep)
 
     def scale_reward(self, batch: dict[str, Tensor]) -> Tensor:
         """Rewards [B, T] in units of their dataset's standard deviation around its mean."""
