@@ -26,7 +26,8 @@ ODD = WorldModelConfig(
     behavior=BehaviorConfig(dim=7, width=28, heads=2, depth=2, token_dim=5),
     datasets={"a": CARD, "b": CARD},
 )  # fmt: skip
-CONFIGS = {"tiny": tiny_config(), "odd": ODD}
+BLIND = replace(ODD, dynamics=replace(ODD.dynamics, action_blind=True))
+CONFIGS = {"tiny": tiny_config(), "odd": ODD, "blind": BLIND}
 
 
 def counted(call) -> tuple[float, float]:

@@ -94,7 +94,9 @@ def _world_model(config: WorldModelConfig, frames: int) -> dict[str, float]:
     tokens, quantizer = config.tokenizer.tokens_per_frame, config.tokenizer.quantizer
     codes, dim = quantizer.num_codes, quantizer.dim
     width, depth, band = config.dynamics.width, config.dynamics.depth, config.dynamics.band
-    context = _linear(ACTION_FEATURES, width, width) + _linear(config.behavior.dim, width) + _linear(1, width) / frames
+    context = _linear(1, width) / frames
+    if not config.dynamics.action_blind:
+        context += _linear(ACTION_FEATURES, width, width) + _linear(config.behavior.dim, width)
     logits = _linear(width, codes) + _linear(width, dim) + _linear(dim, codes) + _linear(width, 1)
     return {
         "behavior": _behavior(config.behavior, dim, tokens, frames, band),
