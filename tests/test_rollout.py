@@ -6,7 +6,7 @@ import torch
 from tiny_model import CARD, random_model
 
 from whale.errors import UserError
-from whale.rollout import Imagination, expected_tokens
+from whale.rollout import Imagination, Sampling, expected_tokens, sampled_tokens
 
 
 def context(model, batch, frames, seed=0):
@@ -92,3 +92,44 @@ def test_expected_tokens_have_the_least_expected_distance():
     certain = torch.zeros(1, 16, 32, dtype=torch.float64)
     certain[..., 5] = 100.0
     assert (expected_tokens(certain, model.tokenizer) == 5).all()
+
+
+def imagine_sampled(model, images, actions, seeds, steps=4, temperature=1.0):
+    """Tokens [B, steps, S] of a sampled rollout with the same action at every step."""
+    imagination = Imagination(model, images, actions, "tabletop", 0.2, Sampling(temperature, seeds))
+    action = np.full((len(images), 7), 0.02, np.float32)
+    return np.stack([imagination.step(action).tokens for _ in range(steps)], 1)
+
+
+def test_a_seed_decides_what_an_episode_dreams_whatever_its_batch():
+    model = random_model()
+    images, actions = context(model, 3, 3)
+    together = imagine_sampled(model, images, actions, [5, 6, 7])
+    for i, seed in enumerate((5, 6, 7)):
+        alone = imagine_sampled(model, images[i : i + 1], actions[i : i + 1], [seed])
+        assert np.array_equal(alone[0], together[i])
+    twice = imagine_sampled(model, images[[0, 0]], actions[[0, 0]], [5, 6])
+    assert np.array_equal(twice[0], together[0])
+    assert not np.array_equal(twice[1], together[0])
+
+
+def test_a_cold_sample_is_the_most_likely_token_and_logits_are_those_of_the_step():
+    model = random_model()
+    images, actions = context(model, 2, 3)
+    imagination = Imagination(model, images, actions, "tabletop", 0.2, Sampling(1e-6, [0, 1]))
+    for _ in range(3):
+        tokens = imagination.step(np.full((2, 7), 0.02, np.float32)).tokens
+        assert np.array_equal(tokens, imagination.logits_BSV.argmax(-1).numpy())
+
+
+def test_samples_follow_the_distribution():
+    """Counts against softmax(logits / 2) by Pearson's chi-square; a token without mass is never drawn."""
+    draws, temperature = 20_000, 2.0
+    logits_V = torch.tensor([2.0, float("-inf"), 0.0, -1.0, 3.0, float("-inf")], dtype=torch.float64)
+    tokens = sampled_tokens(logits_V.expand(1, draws, -1), temperature, [torch.Generator().manual_seed(0)])
+    expected = draws * (logits_V / temperature).softmax(-1)
+    counts = torch.bincount(tokens[0], minlength=6)
+    assert (counts[[1, 5]] == 0).all()
+    possible = expected > 0
+    statistic = ((counts - expected)[possible].square() / expected[possible]).sum()
+    assert statistic < 16.27  # 0.1 % of the chi-square distribution with three degrees of freedom

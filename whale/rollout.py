@@ -4,6 +4,7 @@ The prior, the dynamics and the decoder each keep a cache of their temporal laye
 attend through bands, so a cached rollout equals a full recompute at any length (tests/test_rollout.py).
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +39,27 @@ def expected_tokens(logits_BSV: Tensor, tokenizer: VideoTokenizer) -> Tensor:
     return tokenizer.quantizer.nearest(expected_BSC.flatten(0, 1)).view(logits_BSV.shape[:2])
 
 
+class Sampling(NamedTuple):
+    """How tokens are drawn from the prediction, where they are drawn."""
+
+    temperature: float
+    """Logits are divided by it; 1 draws from the prediction itself."""
+    seeds: Sequence[int]
+    """One for each episode: it decides what is drawn for it, whatever else is in the batch."""
+
+
+def sampled_tokens(logits_BSV: Tensor, temperature: float, generators: Sequence[torch.Generator]) -> Tensor:
+    """Tokens drawn from softmax(logits / temperature), each position alone, int64 [B, S]; a CPU generator an episode.
+
+    By the inverse of the distribution function, so that a draw takes one uniform number a position, on any device.
+    """
+    positions = logits_BSV.shape[1]
+    uniform_BS = torch.stack([torch.rand(positions, generator=g, dtype=torch.float64) for g in generators])
+    cumulated_BSV = (logits_BSV.double() / temperature).softmax(-1).cumsum(-1)
+    target_BS1 = uniform_BS.to(logits_BSV.device)[..., None] * cumulated_BSV[..., -1:]
+    return torch.searchsorted(cumulated_BSV, target_BS1, right=True)[..., 0]
+
+
 class Imagination:
     """B imagined episodes that go on from recorded context frames.
 
@@ -47,6 +69,9 @@ class Imagination:
         context_actions: float32 [B, C - 1, 7] in physical units, between the context frames.
         dataset: name of the dataset whose action scales and embodiment apply.
         control_period_sec: time between frames.
+        sampling: draw the tokens of imagined frames; None takes the expected ones (`expected_tokens`).
+
+    `logits_BSV` holds what the last step was chosen from.
 
     Raises:
         UserError: the model does not know the dataset, or the actions do not fit the frames.
@@ -59,6 +84,7 @@ class Imagination:
         context_actions: np.ndarray,
         dataset: str,
         control_period_sec: float,
+        sampling: Sampling | None = None,
     ):
         batch, frames = context_frames.shape[:2]
         if context_actions.shape != (batch, frames - 1, 7):
@@ -72,6 +98,8 @@ class Imagination:
                 "choose one of these, or adapt the model to the new data with `whale finetune world_model`",
             )
         self.model = model
+        self._temperature = sampling.temperature if sampling else 0.0
+        self._generators = [torch.Generator().manual_seed(seed) for seed in sampling.seeds] if sampling else []
         self._device = model.dynamics.position_RD.device
         self._constant = model.action_inputs(dataset, batch, control_period_sec)
         self._scale = model.config.datasets[dataset].scale
@@ -115,9 +143,13 @@ class Imagination:
         return out
 
     def step(self, actions: np.ndarray) -> ImaginedStep:
-        """Imagine what follows from physical actions, float32 [B, 7]; deterministic (see `expected_tokens`)."""
+        """Imagine what follows from physical actions, float32 [B, 7]."""
         out = self._feed(actions)
-        self._see(expected_tokens(out.logits_BTSV[:, 0], self.model.tokenizer))
+        self.logits_BSV = out.logits_BTSV[:, 0]
+        if self._generators:
+            self._see(sampled_tokens(self.logits_BSV, self._temperature, self._generators))
+        else:
+            self._see(expected_tokens(self.logits_BSV, self.model.tokenizer))
         row = self._constant["embodiment"]
         reward = out.reward_BT[:, 0] * self.model.reward_std[row] + self.model.reward_mean[row]
         return ImaginedStep(
