@@ -27,6 +27,7 @@ HEAVY = {
     "webdataset": ("whale/clips/",),
     "deepspeed": ("whale/zero.py", "whale/zero_files.py"),
     "accelerate": ("whale/engine.py", "data_prep/tokenize.py"),
+    "huggingface_hub": ("whale/hub.py",),
     "wandb": ("whale/tracker.py",),
     "metaworld": ("whale/sim/metaworld.py",),
     "mujoco": ("whale/sim/metaworld.py",),
@@ -119,7 +120,7 @@ def test_the_core_package_needs_only_what_it_declares():
     declared = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["dependencies"]
     names = {"pillow": "PIL", "pyyaml": "yaml"}
     packages = {names.get(one, one) for one in (line.partition(">=")[0] for line in declared)}
-    assert packages == LIGHT - {"whale"} | {"webdataset", "accelerate"}
+    assert packages == LIGHT - {"whale"} | {"webdataset", "accelerate", "huggingface_hub"}
 
 
 def test_importing_everything_loads_nothing_heavy_prints_nothing_and_seeds_nothing():

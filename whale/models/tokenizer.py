@@ -8,16 +8,15 @@ Legend: B batch, T frames, S tokens a frame (G x G grid), C code dim, D width, P
 """
 
 import hashlib
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from whale.config import configclass
-from whale.export import load_export, read_config, read_export
 from whale.models.layers import FrameCache, LocalStem, ResidualSwiGLU, check_heads, full_precision
 from whale.models.quantizer import VectorQuantizer, VQConfig
 from whale.models.st_transformer import SpatialTemporalTransformer
+from whale.pretrained import PretrainedModel
 
 
 @configclass
@@ -60,8 +59,12 @@ class TokenizerConfig:
         return self.grid**2
 
 
-class VideoTokenizer(nn.Module):
+class VideoTokenizer(PretrainedModel):
     """Frames to tokens and back."""
+
+    KIND = "tokenizer"
+    CONFIG = TokenizerConfig
+    config: TokenizerConfig
 
     def __init__(self, config: TokenizerConfig):
         super().__init__()
@@ -83,19 +86,6 @@ class VideoTokenizer(nn.Module):
         self.width_to_patch = nn.Linear(width, patch_values)
         nn.init.zeros_(self.width_to_patch.weight)
         nn.init.zeros_(self.width_to_patch.bias)
-
-    @classmethod
-    def from_pretrained(cls, folder: Path) -> "VideoTokenizer":
-        """The tokenizer of an exported tokenizer or world model, in eval mode.
-
-        Raises:
-            UserError: no export there, or one of another version.
-        """
-        inside = read_export(folder)["kind"] == "world_model"
-        config = read_config(folder, ("tokenizer", "world_model"), TokenizerConfig, "tokenizer" if inside else None)
-        tokenizer = cls(config)
-        load_export(folder, tokenizer, "tokenizer." if inside else "")
-        return tokenizer.eval()
 
     def patchify(self, frames_NHW3: Tensor) -> Tensor:
         """uint8 [N, H, W, 3] -> float [N, S, P] in [-1, 1]."""

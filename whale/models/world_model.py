@@ -5,21 +5,20 @@ outside and scaled per dataset inside.
 """
 
 from dataclasses import field
-from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from whale.actions import ActionScale, ActionStatus
 from whale.clips.clip import ActionType
 from whale.config import configclass
-from whale.export import load_export, read_config
 from whale.models.behavior import Behavior, BehaviorConfig, Gaussian
 from whale.models.dataset_card import DatasetCard
 from whale.models.dynamics import ACTION_FEATURES, Dynamics, DynamicsConfig, Prediction, action_features
 from whale.models.st_transformer import FrameCache
 from whale.models.tokenizer import TokenizerConfig, VideoTokenizer
+from whale.pretrained import PretrainedModel
 
 
 @configclass
@@ -36,9 +35,12 @@ class WorldModelConfig:
     """The datasets it was trained on, by name; their sorted order numbers the embodiments."""
 
 
-class WorldModel(nn.Module):
+class WorldModel(PretrainedModel):
     """Imagines the next frame, its reward and whether the episode ends."""
 
+    KIND = "world_model"
+    CONFIG = WorldModelConfig
+    config: WorldModelConfig
     reward_mean: Tensor
     reward_std: Tensor
 
@@ -58,18 +60,6 @@ class WorldModel(nn.Module):
         cards = [config.datasets[name] for name in sorted(config.datasets)]
         self.register_buffer("reward_mean", torch.tensor([c.reward_mean for c in cards]), persistent=False)
         self.register_buffer("reward_std", torch.tensor([c.reward_std for c in cards]), persistent=False)
-        self.checkpoint_hash: str | None = None
-
-    @classmethod
-    def from_pretrained(cls, folder: Path) -> "WorldModel":
-        """An exported world model, in eval mode; `checkpoint_hash` is the sha256 of its weights.
-
-        Raises:
-            UserError: no world model there, or one of another version.
-        """
-        model = cls(read_config(Path(folder), ("world_model",), WorldModelConfig))
-        model.checkpoint_hash = load_export(Path(folder), model)
-        return model.eval()
 
     @property
     def scales(self) -> dict[str, ActionScale]:
@@ -98,15 +88,18 @@ class WorldModel(nn.Module):
         start: int = 0,
         cache: list[FrameCache] | None = None,
         keep: Tensor | None = None,
+        codes: Tensor | None = None,
     ) -> Prediction:
         """Next-frame prediction at every frame; `batch` gives `control_period_sec` and `embodiment`, both [B].
 
         `keep` is a dropout mask of `Dynamics.draw_keep`, one for a whole rollout; without it the mean model predicts.
+        `codes` [B, T, S, C] stand in for those of the tokens: the same with noise, say.
         """
-        x_BTRD = self.dynamics.embed(
-            self.codes(tokens_BTS), action_BTF, z_BTZ, batch["control_period_sec"], batch["embodiment"]
-        )
-        return self.dynamics(self.tokenizer.quantizer.codebook_VC, tokens_BTS, x_BTRD, start, cache, keep)
+        codes_BTSC = self.codes(tokens_BTS) if codes is None else codes
+        period_B, embodiment_B = batch["control_period_sec"], batch["embodiment"]
+        x_BTRD = self.dynamics.embed(codes_BTSC, action_BTF, z_BTZ, period_B, embodiment_B)
+        codebook_VC = self.tokenizer.quantizer.codebook_VC
+        return self.dynamics(codebook_VC, tokens_BTS, codes_BTSC, x_BTRD, start, cache, keep)
 
     def scale_reward(self, batch: dict[str, Tensor]) -> Tensor:
         """Rewards [B, T] in units of their dataset's standard deviation around its mean."""
