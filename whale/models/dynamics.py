@@ -133,6 +133,7 @@ class Dynamics(nn.Module):
         self,
         codebook_VC: Tensor,
         tokens_BTS: Tensor,
+        codes_BTSC: Tensor,
         x_BTRD: Tensor,
         start: int = 0,
         cache: list[FrameCache] | None = None,
@@ -142,13 +143,13 @@ class Dynamics(nn.Module):
         h_BTRD = self.transformer(x_BTRD, start, cache, keep_K3BD)
         h_BTSD, register_BTD = h_BTRD[:, :, :-1], h_BTRD[:, :, -1]
         reward_BT, terminated_BT = self.outcome(register_BTD).unbind(-1)
-        return Prediction(self._logits(codebook_VC, tokens_BTS, h_BTSD), reward_BT, terminated_BT)
+        return Prediction(self._logits(codebook_VC, tokens_BTS, codes_BTSC, h_BTSD), reward_BT, terminated_BT)
 
-    def _logits(self, codebook_VC: Tensor, tokens_BTS: Tensor, h_BTSD: Tensor) -> Tensor:
+    def _logits(self, codebook_VC: Tensor, tokens_BTS: Tensor, codes_BTSC: Tensor, h_BTSD: Tensor) -> Tensor:
         """-sharpness |target - code|^2 + copy gate at the present code + free head."""
         free_BTSV, shift_BTSC = self.free_head(h_BTSD), self.code_shift(h_BTSD)
         with full_precision(h_BTSD):
-            target_BTSC = codebook_VC[tokens_BTS] + shift_BTSC
+            target_BTSC = codes_BTSC + shift_BTSC
             # |target|^2 is the same for every code and falls out of the softmax.
             distance_BTSV = codebook_VC.square().sum(-1) - 2 * target_BTSC @ codebook_VC.T
         logits_BTSV = free_BTSV - self.sharpness.exp() / codebook_VC.shape[1] ** 0.5 * distance_BTSV
