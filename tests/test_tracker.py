@@ -5,11 +5,13 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+from PIL import Image, ImageSequence
 
 from whale.config import load_config
 from whale.errors import UserError
-from whale.tracker import Tracker, TrackerConfig, read_metrics
+from whale.tracker import Tracker, TrackerConfig, read_metrics, validation_at
 
 OFF = TrackerConfig()
 
@@ -62,6 +64,38 @@ def test_starting_anew_begins_the_file_anew(tmp_path):
     assert [line["step"] for line in lines_of(tmp_path)] == [2]
 
 
+def test_the_figures_of_one_validation_are_found_again(tmp_path):
+    tracker = Tracker(OFF, tmp_path, {})
+    for step in (1, 2, 4):
+        tracker.log(step, {"loss": step})
+        if step != 1:
+            tracker.log(step, {"val/psnr": 10 + step, "val/dataset/a/loss": float("nan")})
+    tracker.close()
+    assert validation_at(tmp_path / "metrics.jsonl", 2) == {"psnr": 12.0, "dataset/a/loss": None}
+    assert validation_at(tmp_path / "metrics.jsonl", 1) == validation_at(tmp_path / "metrics.jsonl", 3) == {}
+
+
+def moving_square(colour: tuple[int, int, int]) -> np.ndarray:
+    frames = np.zeros((5, 32, 32, 3), np.uint8)
+    for k, frame in enumerate(frames):
+        frame[8:16, 4 * k : 4 * k + 8] = colour
+    return frames
+
+
+def test_a_video_is_a_file_that_plays_at_its_speed_and_is_replaced_whole(tmp_path):
+    tracker = Tracker(OFF, tmp_path, {})
+    for colour in ((255, 0, 0), (0, 0, 255)):
+        path = tracker.video(20, "val/imagined", moving_square(colour), fps=5)
+        with Image.open(path) as played:
+            shown = [(np.asarray(image.convert("RGB")), image.info) for image in ImageSequence.Iterator(played)]
+        assert np.array_equal(np.stack([image for image, _ in shown]), moving_square(colour))
+        assert [info["duration"] for _, info in shown] == [200] * 5 and shown[0][1]["loop"] == 0
+    assert [file.relative_to(tmp_path) for file in (tmp_path / "videos").rglob("*") if file.is_file()] == [
+        path.relative_to(tmp_path)
+    ]
+    tracker.close()
+
+
 def test_off_is_a_word_in_a_configuration_file(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text("wandb: off\n")
@@ -88,12 +122,15 @@ def test_asking_for_wandb_without_having_it_names_the_remedy(tmp_path, monkeypat
 MIRRORED_RUN = """
 import sys
 from pathlib import Path
+import numpy as np
 from whale.tracker import Tracker, TrackerConfig
 
 resumed_step = int(sys.argv[2]) or None
 tracker = Tracker(TrackerConfig(wandb="offline", project="whale-test"), Path(sys.argv[1]), {"seed": 3}, resumed_step)
 for step in range((resumed_step or 0) + 1, (resumed_step or 0) + 4):
     tracker.log(step, {"loss": 1 / step})
+frames = np.arange(2 * 8 * 8 * 3, dtype=np.uint8).reshape(2, 8, 8, 3)
+tracker.video(step, "val/imagined", frames, fps=5)
 tracker.close()
 """
 
@@ -114,6 +151,10 @@ def test_wandb_continues_the_same_run_after_a_restart_and_learns_no_secret(tmp_p
     assert len(records) == 2
     assert b"loss" in records[0].read_bytes() and b"seed" in records[0].read_bytes()
     assert [line["step"] for line in lines_of(folder)] == [1, 2, 3, 4, 5]
+    for step, record in zip((3, 5), records, strict=True):  # the video goes along, to the byte
+        video = (folder / f"videos/val/imagined/{step:08d}.gif").read_bytes()
+        (mirrored,) = (record.parent / "files/media/videos/val").glob("*.gif")
+        assert mirrored.read_bytes() == video and mirrored.name.encode() in record.read_bytes()
     for file in folder.rglob("*"):
         for secret in (argument, key, environment["SOME_TOKEN"]):
             assert not file.is_file() or secret.encode() not in file.read_bytes(), file

@@ -1,4 +1,4 @@
-"""Metrics of a run: `metrics.jsonl` always, mirrored to Weights & Biases when asked.
+"""Metrics and videos of a run: `metrics.jsonl` and `videos/` always, mirrored to Weights & Biases when asked.
 
 The file is the record. Each line is one JSON object, `{"step": ..., "time_sec": ..., name: value, ...}`, flushed as it
 is written. Resuming drops what a killed process logged beyond its last checkpoint, so that nothing stands in it twice.
@@ -12,11 +12,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from PIL import Image
+
 from whale.config import configclass
 from whale.errors import UserError
 from whale.publish import publish_file
 
 METRICS_FILE = "metrics.jsonl"
+VIDEO_FOLDER = "videos"
 WANDB_ID_FILE = "wandb_id.txt"
 
 
@@ -36,12 +40,18 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
+def validation_at(path: Path, step: int) -> dict[str, float | None]:
+    """The figures of the validation after `step` steps in a `metrics.jsonl`; none where there was no validation."""
+    found = [line for line in read_metrics(path) if line["step"] == step]
+    return {name.removeprefix("val/"): one[name] for one in found for name in one if name.startswith("val/")}
+
+
 class Tracker:
     """Logs the metrics of the run in `folder`; made by the main process only.
 
     Args:
         config: what to mirror, and where.
-        folder: the run folder; gets `metrics.jsonl` and, with wandb, `wandb_id.txt` and `wandb/`.
+        folder: the run folder; gets `metrics.jsonl`, `videos/` and, with wandb, `wandb_id.txt` and `wandb/`.
         run_config: the resolved configuration as plain values, shown beside the run in wandb.
         resumed_step: the last finished step of the checkpoint that the run continues from; lines beyond it are dropped.
             None begins the file anew.
@@ -53,6 +63,7 @@ class Tracker:
     def __init__(
         self, config: TrackerConfig, folder: Path, run_config: Mapping[str, Any], resumed_step: int | None = None
     ):
+        self._folder = folder
         self._wandb: Any = None
         if config.wandb != "off":
             online = config.wandb == "online"
@@ -71,6 +82,27 @@ class Tracker:
         self._file.flush()
         if self._wandb is not None:
             self._wandb.log({"step": step, **values})
+
+    def video(self, step: int, name: str, frames: np.ndarray, fps: float) -> Path:
+        """Write a video to `videos/<name>/<step>.gif`; one of the same name and step is replaced.
+
+        A GIF plays anywhere and needs no encoder, but shows 256 colours a frame: no figure is taken from it.
+
+        Args:
+            step: finished steps.
+            name: what it shows; a slash makes a folder.
+            frames: uint8 [T, H, W, 3].
+            fps: frames a second; a GIF counts in hundredths of a second.
+        """
+        images = [Image.fromarray(frame) for frame in frames]
+        path = self._folder / VIDEO_FOLDER / name / f"{step:08d}.gif"
+        with publish_file(path) as temporary:
+            images[0].save(temporary, save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0)
+        if self._wandb is not None:
+            import wandb
+
+            self._wandb.log({"step": step, name: wandb.Video(str(path), format="gif")})
+        return path
 
     def close(self) -> None:
         """Close the file and finish the wandb run."""
