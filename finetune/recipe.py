@@ -16,6 +16,7 @@ from torch import Tensor
 from whale.checkpoint import load_weights_of
 from whale.clips.loader import ClipLoader
 from whale.config import to_values
+from whale.data_record import data_record
 from whale.errors import UserError
 from whale.export import save_export
 from whale.finetune.config import AdaptTokenizerConfig, WorldModelAdaptationConfig
@@ -53,9 +54,12 @@ def _fit_tokenizer(
     )
     fitted = VideoTokenizer(tokenizer.config)
     load_weights_of(run, recipe.loop.steps, fitted)
-    record = {"step": recipe.loop.steps, "figures": figures, "config": to_values(config)}
+    record = {
+        "step": recipe.loop.steps, "figures": figures, "config": to_values(config), **data_record(loader.config)
+    }  # fmt: skip
     if here.is_main:
         save_export(run / "export", "tokenizer", fitted, fitted.config, record)
+    fitted.record = record
     wait_for_all()  # before anyone reads the export, or prunes what another still reads
     return fitted.eval()
 

@@ -1,14 +1,17 @@
 """`whale finetune world_model`: adapt an exported world model to a few demonstrations."""
 
 from whale.checkpoint import load_weights_of
-from whale.clips.loader import ClipLoader, manifest_hashes
+from whale.clips.loader import ClipLoader
 from whale.clips.reader import ClipReader
 from whale.config import to_values
+from whale.data_record import data_record
 from whale.errors import UserError
 from whale.export import read_config, save_export
 from whale.finetune.config import WorldModelAdaptationConfig
 from whale.finetune.recipe import adapt_tokenizer, build_model
+from whale.hub import find_export
 from whale.loop import Run, claim, fit
+from whale.models.tokenizer import VideoTokenizer
 from whale.models.world_model import WorldModel, WorldModelConfig
 from whale.objectives.dynamics_loss import DynamicsObjective
 from whale.progress import say
@@ -24,7 +27,7 @@ def adapt_world_model(config: WorldModelAdaptationConfig) -> None:
                 f"{source.folder} holds token clips (tokenizer {made_by}); adaptation fits the tokenizer to pixels",
                 "name the folder of the pixel clips",
             )
-    size = read_config(config.source, ("world_model",), WorldModelConfig).tokenizer.image_px
+    size = read_config(find_export(config.source), ("world_model",), WorldModelConfig).tokenizer.image_px
     found = ClipLoader(config.demos, "train").frame_shape
     if found != (size, size, 3):
         raise UserError(
@@ -33,7 +36,8 @@ def adapt_world_model(config: WorldModelAdaptationConfig) -> None:
         )
     with join(config.engine.device, config.run) as here:
         claim(config.run, config, here)
-        model = build_model(config, adapt_tokenizer(config, here))
+        tokenizer = adapt_tokenizer(config, here)
+        model = build_model(config, tokenizer)
         loader = ClipLoader(config.demos, "train", here.rank, here.world_size, model.scales)
         held_out = held_out_batches(
             config.demos, model.scales, config.validation_batches, here, config.engine.micro_batch
@@ -42,16 +46,19 @@ def adapt_world_model(config: WorldModelAdaptationConfig) -> None:
         run = Run("finetune world_model", config.run, config.loop, config.optim, config.engine, config.tracker, config)
         figures = fit(objective, loader, here, run)
         if here.is_main:
-            _export(config, WorldModel(model.config), figures, sum(loader.sizes))
+            _export(config, WorldModel(model.config), tokenizer, figures)
+            say(f"exported {config.run / 'export'} (adapted to {sum(loader.sizes)} clips)")
 
 
-def _export(config: WorldModelAdaptationConfig, model: WorldModel, figures: dict[str, float], num_clips: int) -> None:
+def _export(
+    config: WorldModelAdaptationConfig, model: WorldModel, tokenizer: VideoTokenizer, figures: dict[str, float]
+) -> None:
     load_weights_of(config.run, config.loop.steps, model)
     record = {
         "step": config.loop.steps,
         "figures": figures,
         "config": to_values(config),
-        "data": manifest_hashes(config.demos),
+        "tokenizer": tokenizer.record,
+        **data_record(config.demos),
     }
     save_export(config.run / "export", "world_model", model, model.config, record)
-    say(f"exported {config.run / 'export'} (adapted to {num_clips} clips)")

@@ -8,9 +8,10 @@ from safetensors.torch import load_file
 
 from whale.checkpoint import damage, load_weights
 from whale.checkpoint_folder import Checkpoint, find_checkpoints
-from whale.clips.loader import ClipLoader, manifest_hashes
+from whale.clips.loader import ClipLoader
 from whale.clips.reader import ClipReader
 from whale.config import load_config, to_values
+from whale.data_record import data_record
 from whale.errors import UserError
 from whale.export import save_export
 from whale.loop import Run, fit
@@ -22,6 +23,7 @@ from whale.pretrain.config import ExportConfig, TrainDynamicsConfig
 from whale.progress import say
 from whale.ranks import join
 from whale.runtime import seed_everything
+from whale.tracker import METRICS_FILE, validation_at
 from whale.validate import held_out_batches
 
 
@@ -46,6 +48,7 @@ def build_model(config: TrainDynamicsConfig) -> WorldModel:
         tokenizer=tokenizer.config, dynamics=config.dynamics, behavior=config.behavior, datasets=cards
     ))  # fmt: skip
     model.tokenizer.load_state_dict(tokenizer.state_dict())
+    model.tokenizer.record = tokenizer.record
     return model
 
 
@@ -80,7 +83,9 @@ def export(config: ExportConfig) -> None:
         "step": checkpoint.step,
         "order": order,
         "config": to_values(training),
-        "data": manifest_hashes(training.data),
+        "figures": validation_at(config.run / METRICS_FILE, checkpoint.step),
+        "tokenizer": model.tokenizer.record,
+        **data_record(training.data),
     }
     save_export(config.out, "world_model", model, model.config, record)
     say(f"exported step {checkpoint.step} to {config.out} ({num_parameters(model) / 1e6:.2f}M parameters)")

@@ -5,8 +5,9 @@ from itertools import islice
 import torch
 
 from whale.checkpoint import load_weights_of
-from whale.clips.loader import ClipLoader, manifest_hashes
+from whale.clips.loader import ClipLoader
 from whale.config import to_values
+from whale.data_record import data_record
 from whale.errors import UserError
 from whale.export import save_export
 from whale.loop import Run, fit
@@ -51,7 +52,7 @@ def _export(config: TrainTokenizerConfig, figures: dict[str, float]) -> None:
         "step": config.loop.steps,
         "figures": figures,
         "config": to_values(config),
-        "data": manifest_hashes(config.data),
+        **data_record(config.data),
     }
     save_export(config.run / "export", "tokenizer", model, config.model, training)
     say(f"exported {config.run / 'export'} (fingerprint {model.fingerprint}, PSNR {figures['psnr']:.2f} dB)")

@@ -12,6 +12,7 @@ from whale import __version__
 from whale.checkpoint import load_weights, sha256_file
 from whale.config import build_config, to_values
 from whale.errors import UserError
+from whale.model_card import model_card
 from whale.publish import publish_folder
 
 EXPORT_VERSION = 1
@@ -34,16 +35,7 @@ def save_export(folder: Path, kind: str, model: nn.Module, config: Any, training
         save_file(weights, temporary / "model.safetensors")
         text = json.dumps({**values, "training": training}, indent=1, sort_keys=True)
         (temporary / "config.json").write_text(text + "\n")
-        (temporary / "README.md").write_text(_card(kind, model, training))
-
-
-def _card(kind: str, model: nn.Module, training: dict[str, Any]) -> str:
-    millions = sum(p.numel() for p in model.parameters()) / 1e6
-    lines = [f"# whale {kind.replace('_', ' ')}", "", f"- parameters: {millions:.2f}M", f"- whale {__version__}"]
-    lines += [f"- {key}: {training[key]}" for key in ("step", "data", "figures") if key in training]
-    loader = "WorldModel" if kind == "world_model" else "VideoTokenizer"
-    lines += ["", f"Load with `{loader}.from_pretrained(folder)`; `config.json` holds the whole record.", ""]
-    return "\n".join(lines)
+        (temporary / "README.md").write_text(model_card(kind, model, config, training))
 
 
 def read_export(folder: Path) -> dict[str, Any]:
@@ -62,9 +54,11 @@ def read_export(folder: Path) -> dict[str, Any]:
         values = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not valid JSON: {error}", "export the checkpoint again") from None
-    if values.get("export_version") != EXPORT_VERSION:
+    if not isinstance(values, dict) or "export_version" not in values:
+        raise UserError(f"{path} is not the config.json of an exported model of whale", "name another folder")
+    if values["export_version"] != EXPORT_VERSION:
         raise UserError(
-            f"{folder} has export version {values.get('export_version')}, whale {__version__} reads {EXPORT_VERSION}",
+            f"{folder} has export version {values['export_version']}, whale {__version__} reads {EXPORT_VERSION}",
             f"load it with whale {values.get('whale', '(unknown)')}, or export the checkpoint again",
         )
     return values
