@@ -59,11 +59,6 @@ class DataConfig:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least {least}")
 
 
-def manifest_hashes(config: DataConfig) -> dict[str, str]:
-    """Folder -> hash of its manifest: what a model was trained on, for the record."""
-    return {str(source.folder): ClipReader(source.folder, "train").manifest.hash for source in config.sources}
-
-
 @dataclass(frozen=True)
 class OrderState:
     """Where a run stands in its data: enough to go on with exactly the next sample."""
