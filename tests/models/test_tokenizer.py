@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from whale.models.fsq import FSQConfig
 from whale.models.quantizer import VQConfig
 from whale.models.tokenizer import TokenizerConfig, VideoTokenizer
 
@@ -11,9 +14,12 @@ CONFIG = TokenizerConfig(
 )
 
 
-def make(seed=0):
+FSQ = replace(CONFIG, quantizer=FSQConfig(levels=(4, 3, 3)))
+
+
+def make(seed=0, config=CONFIG):
     torch.manual_seed(seed)
-    tokenizer = VideoTokenizer(CONFIG)
+    tokenizer = VideoTokenizer(config)
     for parameter in tokenizer.parameters():
         parameter.data = 0.3 * torch.randn(parameter.shape)
     return tokenizer.eval()
@@ -44,8 +50,25 @@ def test_token_is_a_function_of_its_patch_alone():
     assert changed_tokens == {1}
 
 
-def test_streaming_decode_equals_whole_clip_decode():
-    tokenizer = make().double()
+@pytest.mark.parametrize("reach", [0, 1, 2])
+@pytest.mark.parametrize("config", [CONFIG, FSQ], ids=["vq", "fsq"])
+def test_a_code_depends_on_the_patches_in_its_reach_alone(config, reach):
+    tokenizer, x = make(config=replace(config, encoder_width=16, encoder_reach=reach)).double(), frames(1)
+    changed = x.clone()
+    changed[0, :4, 4:8] = 255 - changed[0, :4, 4:8]  # the second patch of the first row
+    before, after = (tokenizer.encode_patches(tokenizer.patchify(image)) for image in (x, changed))
+    differs = ((before - after).abs().amax(-1) > 1e-12).view(4, 4).nonzero().tolist()
+    assert differs == [[i, j] for i in range(4) for j in range(4) if i <= reach and abs(j - 1) <= reach]
+
+
+def test_a_reach_needs_layers_to_look_with():
+    with pytest.raises(ValueError, match="needs an encoder_width"):
+        replace(CONFIG, encoder_reach=1)
+
+
+@pytest.mark.parametrize("config", [CONFIG, FSQ], ids=["vq", "fsq"])
+def test_streaming_decode_equals_whole_clip_decode(config):
+    tokenizer = make(config=config).double()
     tokens = torch.randint(32, (2, 7, 16))
     codes = tokenizer.quantizer.codebook_VC[tokens]
     whole = tokenizer.decode_codes(codes)

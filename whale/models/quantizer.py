@@ -45,6 +45,10 @@ class VectorQuantizer(nn.Module):
         self.register_buffer("usage_V", torch.ones(config.num_codes))
         self.register_buffer("sum_VC", codebook.clone())
 
+    def bound(self, x_MC: Tensor) -> Tensor:
+        """The same: codes may lie anywhere."""
+        return x_MC
+
     def nearest(self, x_MC: Tensor) -> Tensor:
         """Index of the nearest code, int64 [M]."""
         with full_precision(x_MC):

@@ -1,8 +1,9 @@
-"""The video tokenizer: a VQ autoencoder over p x p patches (WHALE, section 4; what is ours: docs/method.md).
+"""The video tokenizer: an autoencoder over p x p patches (WHALE, section 4; what is ours: docs/method.md).
 
-The encoder is frame-wise and patch-local, so a token is a pure function of its own patch: any clip start gives the same
-tokens, and a token never flips where its pixels stand still. The decoder sees the last R token frames (one block with
-temporal attention of band R, then spatial blocks), so decoding streams and any frame needs R token frames only.
+The encoder is frame-wise and, unless it is given a reach, patch-local: a token is a pure function of its own patch, so
+any clip start gives the same tokens, and a token never flips where its pixels stand still. The decoder sees the last R
+token frames (one block with temporal attention of band R, then spatial blocks), so decoding streams and any frame needs
+R token frames only.
 
 Legend: B batch, T frames, S tokens a frame (G x G grid), C code dim, D width, P = 3 p^2 values a patch.
 """
@@ -13,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from whale.config import configclass
+from whale.models.fsq import FiniteScalarQuantizer, FSQConfig
 from whale.models.layers import FrameCache, LocalStem, ResidualSwiGLU, check_heads, full_precision
+from whale.models.local_encoder import LocalEncoder
 from whale.models.quantizer import VectorQuantizer, VQConfig
 from whale.models.st_transformer import SpatialTemporalTransformer
 from whale.pretrained import PretrainedModel
@@ -27,10 +30,14 @@ class TokenizerConfig:
     """Height and width of a frame."""
     patch_px: int = 8
     """p: side of the square patch behind one token."""
-    quantizer: VQConfig = VQConfig()
-    """The codebook."""
+    quantizer: VQConfig | FSQConfig = VQConfig()
+    """The codebook: learned codes, or `levels` for a fixed grid (FSQ)."""
     encoder_depth: int = 1
-    """Residual feed-forward layers of the patch encoder."""
+    """Residual feed-forward layers of the encoder."""
+    encoder_width: int | None = None
+    """Width of the encoder's layers, with as many heads as the decoder; null: they work on code vectors."""
+    encoder_reach: int = 0
+    """How many patches around its own a token depends on; needs `encoder_width`."""
     decoder_depth: int = 2
     """Blocks of the decoder."""
     width: int = 128
@@ -47,6 +54,9 @@ class TokenizerConfig:
         if self.quantizer.dim > 3 * self.patch_px**2:
             raise ValueError(f"quantizer.dim {self.quantizer.dim} exceeds the {3 * self.patch_px**2} values of a patch")
         check_heads(self.width, self.heads)
+        check_heads(self.encoder_width or self.width, self.heads)
+        if self.encoder_reach < 0 or (self.encoder_reach and self.encoder_width is None):
+            raise ValueError(f"encoder_reach {self.encoder_reach} must not be negative, and needs an encoder_width")
 
     @property
     def grid(self) -> int:
@@ -71,11 +81,24 @@ class VideoTokenizer(PretrainedModel):
         self.config = config
         patch_values, dim, width = 3 * config.patch_px**2, config.quantizer.dim, config.width
         self.patch_to_code = nn.Linear(patch_values, dim)
-        layers = [ResidualSwiGLU(dim) for _ in range(config.encoder_depth)]
+        # Either encoder adds nothing at first, so that codes start as components of patches.
+        layers: list[ResidualSwiGLU] = []
+        self.local_encoder: LocalEncoder | None = None
+        if config.encoder_width is None:
+            layers = [ResidualSwiGLU(dim) for _ in range(config.encoder_depth)]
+        else:
+            self.local_encoder = LocalEncoder(
+                patch_values, dim, config.encoder_width, config.heads, config.encoder_depth, config.grid,
+                config.encoder_reach,
+            )  # fmt: skip
         for layer in layers:
-            nn.init.zeros_(layer.mlp.out.weight)  # starts as the identity, so that codes start as components of patches
+            nn.init.zeros_(layer.mlp.out.weight)
         self.encoder = nn.Sequential(*layers)
-        self.quantizer = VectorQuantizer(config.quantizer)
+        self.quantizer: VectorQuantizer | FiniteScalarQuantizer
+        if isinstance(config.quantizer, FSQConfig):
+            self.quantizer = FiniteScalarQuantizer(config.quantizer)
+        else:
+            self.quantizer = VectorQuantizer(config.quantizer)
         self.code_to_width = LocalStem(dim, width)
         self.position_SD = nn.Parameter(0.02 * torch.randn(config.tokens_per_frame, width))
         self.decoder = SpatialTemporalTransformer(
@@ -103,7 +126,10 @@ class VideoTokenizer(PretrainedModel):
 
     def encode_patches(self, patches_NSP: Tensor) -> Tensor:
         """Float [N, S, P] -> code vectors before quantisation [N, S, C]."""
-        return self.encoder(self.patch_to_code(patches_NSP))
+        codes_NSC = self.patch_to_code(patches_NSP)
+        if self.local_encoder is not None:
+            codes_NSC = codes_NSC + self.local_encoder(patches_NSP)
+        return self.quantizer.bound(self.encoder(codes_NSC))
 
     @torch.no_grad()
     def encode(self, frames_NHW3: Tensor) -> Tensor:
@@ -133,14 +159,14 @@ class VideoTokenizer(PretrainedModel):
     def fingerprint(self) -> str:
         """Identity of the token language: sha256 of everything that turns pixels into tokens, 16 hex digits."""
         digest = hashlib.sha256(f"{self.config.image_px}/{self.config.patch_px}".encode())
-        parts = [self.patch_to_code, self.encoder]
+        parts = [part for part in (self.patch_to_code, self.encoder, self.local_encoder) if part is not None]
         for tensor in [*(v for part in parts for v in part.state_dict().values()), self.quantizer.codebook_VC]:
             digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     @torch.no_grad()
     def initialise(self, frames_NHW3: Tensor, weight_NS: Tensor, generator: torch.Generator) -> None:
-        """Start from principal components of patches and a k-means codebook.
+        """Start from principal components of patches and a k-means codebook; with FSQ, from components in its levels.
 
         Args:
             frames_NHW3: uint8 frames.
@@ -153,6 +179,9 @@ class VideoTokenizer(PretrainedModel):
         draw = torch.multinomial(weight_NS.flatten(), min(len(patches_MP), 40000), generator=generator)
         mean_P = patches_MP[draw].mean(0)
         _, scale_C, basis_PC = torch.pca_lowrank(patches_MP[draw] - mean_P, self.config.quantizer.dim, center=False)
+        if isinstance(self.quantizer, FiniteScalarQuantizer):
+            self._start_levels(self.quantizer, patches_MP[draw], mean_P, basis_PC)
+            return
         # One scale for all components keeps distances between codes equal to distances between patches.
         gain = (len(draw) * self.config.quantizer.dim) ** 0.5 / scale_C.square().sum().sqrt()
         self.patch_to_code.weight.copy_(gain * basis_PC.T)
@@ -160,3 +189,17 @@ class VideoTokenizer(PretrainedModel):
         self.code_to_patch.weight.copy_(basis_PC / gain)
         self.code_to_patch.bias.copy_(mean_P)
         self.quantizer.fit(self.encode_patches(patches_MP), weight_NS.flatten(), generator)
+
+    def _start_levels(
+        self, quantizer: FiniteScalarQuantizer, patches_MP: Tensor, mean_P: Tensor, basis_PC: Tensor
+    ) -> None:
+        """Spread each component over its levels; decode by the best linear map from codes to patches."""
+        # tanh(0.8 x / sigma) spreads a Gaussian evenly over (-1, 1), within a few per cent.
+        gain_C = 0.8 / ((patches_MP - mean_P) @ basis_PC).std(0)
+        self.patch_to_code.weight.copy_((basis_PC * gain_C).T)
+        self.patch_to_code.bias.copy_(-mean_P @ basis_PC * gain_C - quantizer.shift_C)
+        code_MC = quantizer.codebook_VC[quantizer.nearest(self.encode_patches(patches_MP))]
+        design = torch.cat([code_MC, torch.ones_like(code_MC[:, :1])], 1)
+        solution = torch.linalg.lstsq(design, patches_MP).solution
+        self.code_to_patch.weight.copy_(solution[:-1].T)
+        self.code_to_patch.bias.copy_(solution[-1])

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from whale.config import configclass
-from whale.models.quantizer import draw_far
+from whale.models.quantizer import VectorQuantizer, draw_far
 from whale.models.tokenizer import VideoTokenizer
 from whale.objectives.clip_noise import ClipNoise
 from whale.objectives.masked import Counts
@@ -47,13 +47,16 @@ class TokenizerObjective(nn.Module):
         real_M = batch["valid"][..., None].expand(x_BTSC.shape[:3]).flatten()
         x_MC, token_M = x_BTSC.flatten(0, 2)[real_M], token_M[real_M]
         commitment = (x_MC - quantizer.codebook_VC[token_M]).square().sum() / (counts["valid"] * x_BTSC[0, 0].numel())
-        self._seen.append((x_MC.detach(), token_M))
+        if isinstance(quantizer, VectorQuantizer):
+            self._seen.append((x_MC.detach(), token_M))
         figures = {"psnr": 10 * (4 / error.detach()).log10(), "commitment": commitment.detach()}  # patches span [-1, 1]
         return error + self.config.commitment * commitment, figures
 
     def after_step(self, generator: torch.Generator) -> dict[str, float]:
         """Move the codebook towards what all ranks used it for; `generator` is the same on all of them."""
         quantizer = self.model.quantizer
+        if not isinstance(quantizer, VectorQuantizer):
+            return {}
         x_MC, token_M = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
         self._seen.clear()
         dead_V = quantizer.update(*(total(value) for value in quantizer.use_of(x_MC, token_M)))
@@ -66,6 +69,9 @@ class TokenizerObjective(nn.Module):
             vectors[mine] = x_MC[drawn[mine] - own.start].float()
             quantizer.place(dead_V, total(vectors))
         return {"revived_codes": float(num_dead)}
+
+    def verdict(self, step: int, figures: dict[str, float]) -> None:
+        """Nothing is asked of the figures."""
 
     def validate(self) -> dict[str, float]:
         """PSNR (dB), codebook usage and perplexity over the held-out frames."""
