@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from tiny_model import CARD, random_batch, tiny_config
 from torch.utils.flop_counter import FlopCounterMode
 
+from whale.models.attention import band_mask
 from whale.models.behavior import BehaviorConfig
 from whale.models.dynamics import DynamicsConfig
 from whale.models.flops import forward_flops, keys_per_query, training_flops
-from whale.models.layers import band_mask
 from whale.models.quantizer import VQConfig
 from whale.models.tokenizer import TokenizerConfig, VideoTokenizer
 from whale.models.world_model import WorldModel, WorldModelConfig

@@ -1,0 +1,123 @@
+"""Attention against the definition, written in explicit loops and complex numbers."""
+
+import cmath
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from whale.models.attention import Attention, FrameCache, attend, attend_fused, attend_written_out, band_mask, rotate
+
+
+def random_qkv(*shape):
+    torch.manual_seed(0)
+    return tuple(torch.randn(*shape, dtype=torch.float64) for _ in range(3))
+
+
+def plain_attention(q, k, v, allowed):
+    """One query at a time, [M, T, H], from the definition."""
+    out = torch.zeros_like(q)
+    for m in range(q.shape[0]):
+        for t in range(q.shape[1]):
+            scores = [float(q[m, t] @ k[m, j]) / math.sqrt(q.shape[-1]) for j in allowed(t)]
+            weights = [math.exp(s - max(scores)) for s in scores]
+            for w, j in zip(weights, allowed(t), strict=True):
+                out[m, t] += w / sum(weights) * v[m, j]
+    return out
+
+
+def turned(x_TH, start):
+    """Channel i and i + H / 2 as a complex number, turned by frame x 100^(-2i / H)."""
+    half = x_TH.shape[1] // 2
+    out = torch.zeros_like(x_TH)
+    for t in range(x_TH.shape[0]):
+        for i in range(half):
+            number = complex(x_TH[t, i], x_TH[t, half + i]) * cmath.exp(1j * (start + t) * 100 ** (-i / half))
+            out[t, i], out[t, half + i] = number.real, number.imag
+    return out
+
+
+@pytest.mark.parametrize("width", [1, 3, 9])
+def test_banded_attention_equals_the_definition(width):
+    q, k, v = random_qkv(4, 7, 6)
+    expected = plain_attention(q, k, v, lambda t: range(max(0, t - width + 1), t + 1))
+    torch.testing.assert_close(attend(q, k, v, band_mask(7, 7, width, q.device)), expected)
+
+
+def test_rotation_equals_complex_numbers():
+    x = random_qkv(5, 8)[0]
+    torch.testing.assert_close(rotate(x, 3), turned(x, 3), atol=1e-6, rtol=0)  # angles are float32
+
+
+@pytest.mark.parametrize("band", [None, 1, 3])
+def test_the_layer_equals_the_definition(band):
+    """Projections, norms, rotation, heads and band together, one head of one stream at a time."""
+    torch.manual_seed(0)
+    attention, x = Attention(12, 2, band).double(), torch.randn(2, 5, 3, 12, dtype=torch.float64)
+    for parameter in attention.parameters():
+        parameter.requires_grad_(False).normal_()
+    streams = x.transpose(1, 2) if band else x  # over frames at each place, or over places in each frame
+    expected = torch.zeros_like(streams)
+    for b in range(2):
+        for i in range(streams.shape[1]):
+            heads = []
+            for n in range(2):
+                rows = [slice(part * 12 + n * 6, part * 12 + n * 6 + 6) for part in range(3)]
+                q, k, v = (streams[b, i] @ attention.qkv.weight[row].T for row in rows)
+                q, k = (
+                    y / (y.square().mean(-1, keepdim=True) + 1e-6).sqrt() * norm.weight
+                    for y, norm in ((q, attention.norm_q), (k, attention.norm_k))
+                )
+                if band:
+                    q, k = turned(q, 4), turned(k, 4)
+                length = len(q)
+                seen = (lambda t: range(max(0, t - band + 1), t + 1)) if band else (lambda t, m=length: range(m))
+                heads.append(plain_attention(q[None], k[None], v[None], seen)[0])
+            expected[b, i] = torch.cat(heads, -1) @ attention.out.weight.T
+    got = attention(x, start=4)
+    torch.testing.assert_close(got.transpose(1, 2) if band else got, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("width", [None, 1, 2])
+@pytest.mark.parametrize("shape", [(3, 2, 5, 8), (2, 3, 2, 5, 8)])
+def test_both_ways_of_attending_are_one_function(width, shape):
+    """What a GPU runs, on the CPU: the same values and gradients as the way written out."""
+    inputs = [x.requires_grad_() for x in random_qkv(*shape)]
+    mask = None if width is None else band_mask(5, 5, width, torch.device("cpu"))
+    written = attend_written_out(*inputs, mask)
+    fused = attend_fused(*inputs, mask)
+    torch.testing.assert_close(fused, written)
+    up = torch.randn_like(written)
+    for a, b in zip(torch.autograd.grad(fused, inputs, up), torch.autograd.grad(written, inputs, up), strict=True):
+        torch.testing.assert_close(a, b)
+    torch.testing.assert_close(written, F.scaled_dot_product_attention(*inputs, attn_mask=mask))
+
+
+def test_attention_can_be_differentiated_twice():
+    torch.manual_seed(0)
+    attention = Attention(8, 2, band=2).double()
+    x = torch.randn(1, 3, 2, 8, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(attention, (x,))
+
+
+def test_rotation_keeps_length_and_depends_on_distance_only():
+    torch.manual_seed(0)
+    x, y = torch.randn(1, 8, dtype=torch.float64), torch.randn(1, 8, dtype=torch.float64)
+    torch.testing.assert_close(rotate(x, 5).norm(), x.norm(), atol=1e-6, rtol=0)
+    near = (rotate(x, 7) * rotate(y, 4)).sum()
+    far = (rotate(x, 103) * rotate(y, 100)).sum()
+    torch.testing.assert_close(near, far, atol=1e-4, rtol=0)
+    assert abs(near - (rotate(x, 7) * rotate(y, 5)).sum()) > 1e-3
+
+
+@pytest.mark.parametrize("chunks", [(7,), (1,) * 7, (3, 1, 3), (2, 5)])
+def test_cached_attention_equals_whole_sequence(chunks):
+    torch.manual_seed(0)
+    attention, x = Attention(16, 2, band=3).double(), torch.randn(2, 7, 16, dtype=torch.float64)
+    cache, parts, start = FrameCache(), [], 0
+    for chunk in chunks:
+        parts.append(attention(x[:, start : start + chunk], start, cache))
+        start += chunk
+    torch.testing.assert_close(torch.cat(parts, 1), attention(x))
+    assert cache.k.shape[-2] == 2  # no more than the band needs

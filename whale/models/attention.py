@@ -1,0 +1,94 @@
+"""Attention over the places of a frame, or over frames: banded and cached.
+
+Legend: T queries, L keys, N heads, H head dim, D width; `...` any number of dimensions.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from whale.models.norm import RMSNorm
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask_TL: Tensor | None = None) -> Tensor:
+    """Softmax attention of independent groups: queries [..., N, T, H], keys and values [..., N, L, H]."""
+    return (attend_written_out if q.device.type == "cpu" else attend_fused)(q, k, v, mask_TL)
+
+
+def attend_fused(q: Tensor, k: Tensor, v: Tensor, mask_TL: Tensor | None = None) -> Tensor:
+    """In one kernel; those there are take four dimensions."""
+    flat = F.scaled_dot_product_attention(*(x.flatten(0, -4) for x in (q, k, v)), attn_mask=mask_TL)
+    return flat.unflatten(0, q.shape[:-3])
+
+
+def attend_written_out(q: Tensor, k: Tensor, v: Tensor, mask_TL: Tensor | None = None) -> Tensor:
+    """In three operations: at 16 to 65 keys the fused kernel's backward pass is slower on a CPU."""
+    bias_TL = torch.zeros(q.shape[-2], k.shape[-2], dtype=q.dtype, device=q.device)
+    if mask_TL is not None:
+        bias_TL = bias_TL.masked_fill(~mask_TL, float("-inf"))
+    q_MTH, k_MLH, v_MLH = (x.flatten(0, -3) for x in (q, k, v))
+    scores_MTL = torch.baddbmm(bias_TL, q_MTH, k_MLH.mT, alpha=q.shape[-1] ** -0.5)
+    return torch.bmm(scores_MTL.softmax(-1), v_MLH).unflatten(0, q.shape[:-2])
+
+
+def band_mask(num_queries: int, num_keys: int, width: int, device: torch.device) -> Tensor:
+    """Bool [T, L]: a query sees itself and the width - 1 keys before; the last key is the last query's own."""
+    query_T1 = torch.arange(num_keys - num_queries, num_keys, device=device)[:, None]
+    key_1L = torch.arange(num_keys, device=device)[None]
+    return (key_1L <= query_T1) & (key_1L > query_T1 - width)
+
+
+def rotate(x: Tensor, start: int) -> Tensor:
+    """Rotary position embedding of [..., T, H] over frames start, start + 1, ... (Su et al., 2021), half-split."""
+    half = x.shape[-1] // 2
+    frequency = 100.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
+    frame = torch.arange(start, start + x.shape[-2], device=x.device, dtype=torch.float32)
+    angle = frame[:, None] * frequency
+    cos_TH, sin_TH = angle.cos().repeat(1, 2).to(x.dtype), torch.cat([-angle.sin(), angle.sin()], -1).to(x.dtype)
+    # As one product with the halves swapped: slices would cost a zero-filled copy each in the backward pass.
+    return torch.addcmul(x * cos_TH, x.roll(half, -1), sin_TH)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with normalised queries and keys.
+
+    With `band`, over the second dimension of [B, T, ..., D], causal and reaching back `band` - 1 frames; otherwise over
+    the last but one of [..., L, D], every place seeing every other or those in a bool mask [L, L].
+    """
+
+    def __init__(self, width: int, heads: int, band: int | None = None):
+        super().__init__()
+        self.heads, self.band = heads, band
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.norm_q, self.norm_k = RMSNorm(width // heads), RMSNorm(width // heads)
+
+    def forward(
+        self, x: Tensor, start: int = 0, cache: "FrameCache | None" = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """To the same shape; `start` is the index of the first frame, `cache` holds the frames before it."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)
+        over = -3 if self.band is None else 1
+        q, k, v = (y.movedim(over, -2) for y in (self.norm_q(q), self.norm_k(k), v))
+        if self.band is not None:
+            q, k = rotate(q, start), rotate(k, start)
+            if cache is not None:
+                k, v = cache.extend(k, v, keep=self.band - 1)
+            mask = band_mask(q.shape[-2], k.shape[-2], self.band, q.device)
+        return self.out(attend(q, k, v, mask).movedim(-2, over).flatten(-2))
+
+
+class FrameCache:
+    """Keys and values of the last frames of one temporal attention layer, [..., L, H], L < band."""
+
+    def __init__(self) -> None:
+        self.k: Tensor | None = None
+        self.v: Tensor | None = None
+
+    def extend(self, k: Tensor, v: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+        """Append new frames, return all keys and values, and retain the last `keep` frames."""
+        if self.k is not None and self.v is not None:
+            k, v = torch.cat([self.k, k], -2), torch.cat([self.v, v], -2)
+        first = max(0, k.shape[-2] - keep)
+        self.k, self.v = k[..., first:, :].detach(), v[..., first:, :].detach()
+        return k, v
