@@ -4,7 +4,7 @@ from itertools import islice
 
 import torch
 
-from whale.checkpoint import load_weights_of
+from whale.checkpoint import load_weights_of, newest_sound
 from whale.clips.loader import ClipLoader
 from whale.config import to_values
 from whale.data_record import data_record
@@ -16,7 +16,7 @@ from whale.objectives.clip_noise import seeded_generator
 from whale.objectives.tokenizer_loss import TokenizerObjective
 from whale.pretrain.config import TrainTokenizerConfig
 from whale.progress import say
-from whale.ranks import Ranks, join
+from whale.ranks import Ranks, broadcast, join
 from whale.runtime import seed_everything
 from whale.validate import held_out_frames
 
@@ -39,7 +39,8 @@ def _train(config: TrainTokenizerConfig, here: Ranks) -> dict[str, float]:
             "set model.image_px to the clips' size, or convert with another size_px; tokens cannot train a tokenizer",
         )
     model = VideoTokenizer(config.model)
-    _initialise(model, ClipLoader(config.data, "train"), config)  # a checkpoint, if there is a sound one, replaces it
+    if not broadcast(here.is_main and newest_sound(config.run) is not None):  # a checkpoint would replace it
+        _initialise(model, ClipLoader(config.data, "train"), config)
     objective = TokenizerObjective(model, config.loss, held_out_frames(config.data, config.validation_clips))
     run = Run("pretrain tokenizer", config.run, config.loop, config.optim, config.engine, config.tracker, config)
     return fit(objective, loader, here, run)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from whale.checkpoint import damage, read_state, write_plain
+from whale.checkpoint import STATE_VERSION, HostCopies, damage, read_state, write_plain
 from whale.checkpoint_folder import COMPLETE, Checkpoint, find_checkpoints
 from whale.errors import UserError
 from whale.ranks import Ranks
@@ -13,7 +13,7 @@ def save(folder, step, **state):
     model = nn.Linear(3, 2)
     saver = Saver(folder, Ranks(), keep=9, milestones=())
     optimizers = [torch.optim.AdamW(model.parameters())]
-    saver.start(step, {"step": step, **state}, lambda path: write_plain(path, model, optimizers))
+    saver.start(step, {"step": step, **state}, lambda path: write_plain(path, model, optimizers, HostCopies()))
     saver.finish()
     return Checkpoint(folder / f"step_{step:07d}", step)
 
@@ -43,7 +43,7 @@ def test_damage_is_named(saved):
 
 
 def test_a_checkpoint_of_an_earlier_version_is_refused(saved):
-    assert read_state(save(saved.folder.parent, 8, layout={"zero": None}))["step"] == 8
+    assert read_state(save(saved.folder.parent, 8, version=STATE_VERSION))["step"] == 8
     with pytest.raises(UserError, match="step_0000007 was saved by an earlier version"):
         read_state(saved)
 

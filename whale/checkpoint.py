@@ -1,8 +1,9 @@
 """Checkpoints of a training run: `checkpoints/step_0001000/`, published whole, with `COMPLETE` written last.
 
 It holds `model.safetensors` (all weights in fp32, whatever made it), `state.json`, and what the engine needs to go on
-exactly: `optimizer.safetensors`, or under ZeRO a folder of DeepSpeed's with a file of each rank. `COMPLETE` holds the
-sha256 of the other files, so that a damaged checkpoint is found before it is used. `whale/saver.py` writes them.
+exactly: `optimizer.safetensors`, or under ZeRO a folder of DeepSpeed's with a file of each rank. Where a run averages
+its weights, `model_ema.safetensors` is the average of the same tensors. `COMPLETE` holds the sha256 of the other files,
+so that a damaged checkpoint is found before it is used. `whale/saver.py` writes them.
 """
 
 import hashlib
@@ -13,11 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from whale.checkpoint_folder import COMPLETE, Checkpoint, checkpoint_of, find_checkpoints
 from whale.errors import UserError
+from whale.progress import say
+
+WEIGHTS, AVERAGE = "model.safetensors", "model_ema.safetensors"
+STATE_VERSION = 2
+"""Of what a run goes on from; raised when parameters, random draws or the order of optimiser states change."""
 
 
 def sha256_file(path: Path) -> str:
@@ -29,17 +36,41 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def host_copy(value: Tensor) -> Tensor:
-    """A copy in host memory that later updates do not reach."""
-    return value.detach().to("cpu", copy=True).contiguous()
+class HostCopies:
+    """Copies of tensors in host memory that is used again for each snapshot, since new pages cost more than the copy.
+
+    The memory is pinned for tensors on a GPU. A snapshot copies the same tensors in the same order as the one before.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: list[Tensor] = []
+        self._count = 0
+
+    def begin(self) -> None:
+        """A new snapshot: the copies of the last may be overwritten."""
+        self._count = 0
+
+    def copy(self, value: Tensor) -> Tensor:
+        """A copy that later updates do not reach; it is complete after `finish`."""
+        found = self._buffers[self._count : self._count + 1]
+        if not found or (found[0].shape, found[0].dtype) != (value.shape, value.dtype):
+            found = [torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)]
+            self._buffers[self._count : self._count + 1] = found
+        self._count += 1
+        return found[0].copy_(value.detach(), non_blocking=True)
+
+    def finish(self) -> None:
+        """Wait for the copies."""
+        if torch.cuda.is_available():
+            torch.cuda.current_stream().synchronize()
 
 
-def _optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
+def _optimizer_tensors(optimizers: list[torch.optim.Optimizer], copies: HostCopies) -> dict[str, Tensor]:
     tensors = {}
     for i, optimizer in enumerate(optimizers):
         for j, state in optimizer.state_dict()["state"].items():
             for name, value in state.items():
-                tensors[f"{i}.{j}.{name}"] = host_copy(value if isinstance(value, Tensor) else torch.tensor(value))
+                tensors[f"{i}.{j}.{name}"] = copies.copy(torch.as_tensor(value))
     return tensors
 
 
@@ -56,16 +87,33 @@ def _load_optimizers(optimizers: list[torch.optim.Optimizer], tensors: dict[str,
 
 def write_weights(folder: Path, weights: dict[str, Tensor]) -> list[Path]:
     """Write `model.safetensors`: what every checkpoint holds, whatever made it."""
-    save_file(weights, folder / "model.safetensors")
-    return [folder / "model.safetensors"]
+    save_file(weights, folder / WEIGHTS)
+    return [folder / WEIGHTS]
+
+
+def write_average(folder: Path, weights: dict[str, Tensor], updates: int) -> list[Path]:
+    """Write `model_ema.safetensors`: the average of the weights, and over how many updates it is."""
+    save_file(weights, folder / AVERAGE, {"updates": str(updates)})
+    return [folder / AVERAGE]
+
+
+def read_average(folder: Path) -> tuple[dict[str, Tensor], int]:
+    """What `write_average` wrote."""
+    with safe_open(folder / AVERAGE, "pt") as file:
+        return load_file(folder / AVERAGE), int(file.metadata()["updates"])
+
+
+def trained_weights(folder: Path) -> Path:
+    """The file of a checkpoint that is exported: the average of the weights where the run keeps one."""
+    return folder / AVERAGE if (folder / AVERAGE).is_file() else folder / WEIGHTS
 
 
 def write_plain(
-    folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]
+    folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], copies: HostCopies
 ) -> Callable[[], list[Path]]:
     """Copy weights and optimiser state that lie whole on this process; the function that is returned writes them."""
-    weights = {name: host_copy(value) for name, value in model.state_dict().items()}
-    tensors = _optimizer_tensors(optimizers)
+    weights = {name: copies.copy(value) for name, value in model.state_dict().items()}
+    tensors = _optimizer_tensors(optimizers, copies)
 
     def write() -> list[Path]:
         save_file(tensors, folder / "optimizer.safetensors")
@@ -80,7 +128,7 @@ def load_plain(folder: Path, model: nn.Module, optimizers: list[torch.optim.Opti
     Raises:
         UserError: the weights do not fit the model.
     """
-    load_weights(model, load_file(folder / "model.safetensors"), str(folder))
+    load_weights(model, load_file(folder / WEIGHTS), str(folder))
     _load_optimizers(optimizers, load_file(folder / "optimizer.safetensors"))
 
 
@@ -101,14 +149,24 @@ def damage(checkpoint: Checkpoint) -> str | None:
     return None
 
 
+def newest_sound(run: Path) -> Checkpoint | None:
+    """The checkpoint that a run goes on from; damaged ones are named and passed over."""
+    for checkpoint in reversed(find_checkpoints(run / "checkpoints")):
+        fault = damage(checkpoint)
+        if not fault:
+            return checkpoint
+        say(f"passing over {checkpoint.folder}: {fault}")
+    return None
+
+
 def read_state(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The content of `state.json`: `step`, the `order` of the data and the `layout` of the engine.
+    """The content of `state.json`: `step`, the `order` of the data, the `layout` of the engine and the `version`.
 
     Raises:
         UserError: code that drew other random numbers saved it.
     """
     state: dict[str, Any] = json.loads((checkpoint.folder / "state.json").read_text())
-    if "layout" not in state:
+    if state.get("version") != STATE_VERSION:
         raise UserError(
             f"{checkpoint.folder} was saved by an earlier version, whose runs this one cannot go on with",
             "end the run with the version that began it, or choose another run folder",
@@ -119,10 +177,11 @@ def read_state(checkpoint: Checkpoint) -> dict[str, Any]:
 def load_weights_of(run: Path, step: int, model: nn.Module) -> None:
     """Copy the weights of a run's checkpoint into a fresh model.
 
-    After training, the model that was trained may hold none (ZeRO 3) or rounded ones (bf16).
+    After training, the model that was trained may hold none (ZeRO 3) or rounded ones (bf16). Where the run averages its
+    weights, it is the average.
     """
-    folder = checkpoint_of(run / "checkpoints", step).folder
-    load_weights(model, load_file(folder / "model.safetensors"), str(folder))
+    path = trained_weights(checkpoint_of(run / "checkpoints", step).folder)
+    load_weights(model, load_file(path), str(path))
 
 
 def load_weights(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:

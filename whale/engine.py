@@ -15,8 +15,10 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from whale.checkpoint import load_plain, write_plain
+from whale.checkpoint import HostCopies, load_plain, read_average, write_average, write_plain
+from whale.compiling import compile_blocks, stacks, uncompiled
 from whale.config import configclass
+from whale.ema import WeightAverage, averaged
 from whale.errors import UserError
 from whale.optim import OptimConfig, build_optimizers, set_rate
 from whale.ranks import Ranks, is_joined
@@ -37,6 +39,10 @@ class EngineConfig:
     """Keep the optimiser's state in host memory (ZeRO 1 to 3)."""
     micro_batch: int | None = None
     """Clips that a process takes at a time, accumulating over its share of the batch; null takes all at once."""
+    recompute: bool = False
+    """Compute the activations inside transformer blocks again in the backward pass: a third more work, less memory."""
+    compile: bool = False
+    """Compile transformer blocks for training (torch.compile); losses then differ by rounding."""
     reshard: bool = False
     """Let a run go on with another number of processes or another ZeRO stage than its checkpoint was made with."""
 
@@ -60,7 +66,7 @@ class Engine(Protocol):
     """The back end's own configuration, for the record."""
 
     def to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A batch on this process's device."""
+        """A batch on this process's device; its `position`, which noise is drawn by, stays where it is."""
 
     def accumulate(self, last: bool, *arguments: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and figures of one micro-batch, whose gradient is added.
@@ -75,13 +81,13 @@ class Engine(Protocol):
         """
 
     def validate(self) -> dict[str, float]:
-        """The objective's validation, in evaluation mode."""
+        """The objective's validation, in evaluation mode, with the averaged weights where there is an average."""
 
     def snapshot(self, folder: Path) -> Callable[[], list[Path]]:
         """Copy the state, so that training can go on.
 
         What is returned writes this rank's share of it into `folder` and says which files it wrote; it may run in
-        another thread.
+        another thread, and has to end before the next snapshot.
         """
 
     def load(self, folder: Path, saved: dict[str, Any]) -> None:
@@ -112,11 +118,20 @@ def open_engine(
     for value in objective.buffers():  # parameters are sent by the back ends
         if is_joined() and value.is_floating_point():
             torch.distributed.broadcast(value, 0)  # a codebook that was fitted on another kind of processor differs
+    for stack in stacks(objective):
+        stack.recompute = config.recompute
+    if config.compile:
+        compile_blocks(objective, device_of(config))
     if config.zero is None:
         return PlainEngine(config, objective, model, optim, accumulation, here)
     from whale.zero import ZeroEngine
 
     return ZeroEngine(config, objective, model, optim, accumulation, batch, here)
+
+
+def device_of(config: EngineConfig) -> torch.device:
+    """Where this process trains."""
+    return torch.device("cuda" if config.device == "auto" and torch.cuda.is_available() else "cpu")
 
 
 def _accumulation(config: EngineConfig, batch: int, world_size: int) -> int:
@@ -140,52 +155,78 @@ class PlainEngine:
         from accelerate import Accelerator
         from accelerate.utils import DistributedDataParallelKwargs
 
-        cpu = config.device == "cpu" or not torch.cuda.is_available()
         # Buffers change in the same way on every rank (a codebook), so none is sent.
         parallel = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
         if here.world_size == 1:
             os.environ.pop("LOCAL_RANK", None)  # it would open a process group of one
         precision = "bf16" if config.precision == "bf16" else "no"
+        cpu = device_of(config).type == "cpu"
         self._accelerator = Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=[parallel])
         self.accumulation, self._here = accumulation, here
         self.layout: dict[str, Any] = {"zero": None}
         self.rendered: dict[str, Any] | None = None
-        self._objective, self._model = objective, model
+        self._objective, self._model, self._compiled = objective, model, config.compile
         self._optimizers, self._grad_clip = build_optimizers(model, optim), optim.grad_clip
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # from torch 2.13 on
             self._forward = self._accelerator.prepare_model(objective)
+        live = averaged(model).values()
+        self._average = None if optim.ema_decay is None else WeightAverage(list(live), optim.ema_decay)
+        self._copies, self._norm = HostCopies(), torch.tensor(0.0)
 
     def to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """See `Engine`."""
-        return {name: value.to(self._accelerator.device, non_blocking=True) for name, value in batch.items()}
+        return on_device(batch, self._accelerator.device)
 
     def accumulate(self, last: bool, *arguments: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Engine`."""
         with contextlib.nullcontext() if last else self._accelerator.no_sync(self._forward):
             loss, figures = self._forward(*arguments)
             self._accelerator.backward(loss / self.accumulation)
+        if last:  # already here, so that whoever reads the loss has waited for the norm too
+            parameters = (p for one in self._optimizers for group in one.param_groups for p in group["params"])
+            self._norm = self._accelerator.clip_grad_norm_(parameters, self._grad_clip)
         return loss.detach(), figures
 
     def step(self, rate: float) -> float:
         """See `Engine`."""
-        parameters = [p for optimizer in self._optimizers for group in optimizer.param_groups for p in group["params"]]
-        norm = float(self._accelerator.clip_grad_norm_(parameters, self._grad_clip))
+        norm = float(self._norm)
         if math.isfinite(norm):
             set_rate(self._optimizers, rate)
             for optimizer in self._optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
+            if self._average:
+                self._average.update()
         return norm
 
     def validate(self) -> dict[str, float]:
         """See `Engine`."""
-        with evaluating(self._objective):
+        with evaluating(self._objective, self._compiled), self._averaged(), self._accelerator.autocast():
             return self._objective.validate()  # type: ignore[operator, no-any-return]
+
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Within, the model holds the averaged weights, where they are kept."""
+        if self._average:
+            self._average.swap()
+        yield
+        if self._average:
+            self._average.swap()
 
     def snapshot(self, folder: Path) -> Callable[[], list[Path]]:
         """See `Engine`."""
-        return write_plain(folder, self._model, self._optimizers) if self._here.is_main else list
+        if not self._here.is_main:
+            return list
+        self._copies.begin()
+        write, average = write_plain(folder, self._model, self._optimizers, self._copies), self._average
+        weights = {}
+        if average:
+            with self._averaged():
+                weights = {name: self._copies.copy(value) for name, value in self._model.state_dict().items()}
+        self._copies.finish()
+        updates = average.updates if average else 0
+        return lambda: write() + (write_average(folder, weights, updates) if average else [])
 
     def load(self, folder: Path, saved: dict[str, Any]) -> None:
         """See `Engine`."""
@@ -195,12 +236,24 @@ class PlainEngine:
                 f"go on with engine.zero={saved['zero']}",
             )
         load_plain(folder, self._model, self._optimizers)
+        if self._average:
+            weights, updates = read_average(folder)
+            self._average.restore(updates)
+            self._model.load_state_dict(weights)
+            self._average.swap()
+
+
+def on_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """See `Engine.to_device`."""
+    return {
+        name: value if name == "position" else value.to(device, non_blocking=True) for name, value in batch.items()
+    }
 
 
 @contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, without gradients."""
+def evaluating(module: nn.Module, compiled: bool) -> Iterator[None]:
+    """Evaluation mode, without gradients; what is compiled runs as it is written."""
     module.eval()
-    with torch.no_grad():
+    with torch.no_grad(), uncompiled(compiled):
         yield
     module.train()

@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from whale.checkpoint import damage, read_state
-from whale.checkpoint_folder import checkpoint_of, find_checkpoints
+from whale.checkpoint import STATE_VERSION, newest_sound, read_state
+from whale.checkpoint_folder import checkpoint_of
 from whale.clips.loader import ClipLoader, OrderState
 from whale.config import configclass, dump_config, load_config, to_values
 from whale.engine import Engine, EngineConfig, open_engine
@@ -61,6 +62,13 @@ class Objective(Protocol):
     def model(self) -> nn.Module:
         """What is trained, saved and exported."""
 
+    @property
+    def tokens_per_frame(self) -> int:
+        """Tokens that a frame counts for in the throughput."""
+
+    def flops_per_frame(self, frames: int) -> float:
+        """Floating-point operations of forward and backward, per frame of a clip of `frames`."""
+
     def counts(self, batch: dict[str, Tensor]) -> Counts:
         """What the means in the loss are divided by: how many entries of this batch each is over."""
 
@@ -77,6 +85,12 @@ class Objective(Protocol):
 
     def validate(self) -> dict[str, float]:
         """Figures on held-out clips."""
+
+    def verdict(self, step: int, figures: dict[str, float]) -> UserError | None:
+        """Why a run whose validation gave these figures must not go on."""
+
+    def videos(self) -> dict[str, np.ndarray]:
+        """What the last validation has to show, by name: uint8 [T, H, W, 3]."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +127,8 @@ def fit(objective: Objective, loader: ClipLoader, here: Ranks, run: Run) -> dict
             write_json(folder / "deepspeed.json", engine.rendered)
         saver = Saver(folder / "checkpoints", here, config.keep, config.milestones)
         step, position = _resume(folder, engine, loader, here)
-        log = RunLog(run, here, held, step, loader)
-        batches, figures = loader.batches(position), {}
+        log = RunLog(run, objective, here, held, step, loader)
+        batches, figures, refusal = loader.batches(position), {}, None
         with closing(log):
             while step < config.steps:
                 batch = engine.to_device(log.time_data(batches))
@@ -132,14 +146,20 @@ def fit(objective: Objective, loader: ClipLoader, here: Ranks, run: Run) -> dict
                 step, position, last = step + 1, position + loader.config.batch, step + 1 == config.steps
 
                 if step % config.log_every == 0 or last:
-                    log.training(step, {"loss": loss, "grad_norm": norm, **_mean(terms, here), **extra}, position)
+                    means = _mean(dict(zip(terms, torch.stack([*terms.values()]).tolist(), strict=True)), here)
+                    log.training(step, {"loss": loss, "grad_norm": norm, **means, **extra}, position)
                 if step % config.validate_every == 0 or last:
                     figures = _mean(engine.validate(), here)
                     log.validation(step, figures)
-                if step % config.save_every == 0 or step in config.milestones or last or stop:
-                    state = {"step": step, "order": asdict(loader.state(position)), "layout": engine.layout}
-                    saver.start(step, state, engine.snapshot)
-                    log.pause()
+                    refusal = objective.verdict(step, figures)
+                if step % config.save_every == 0 or step in config.milestones or last or stop or refusal:
+                    order = asdict(loader.state(position))
+                    state = {"version": STATE_VERSION, "step": step, "order": order, "layout": engine.layout}
+                    with log.stalled():
+                        saver.start(step, state, engine.snapshot)
+                if refusal:
+                    saver.finish()
+                    raise refusal
                 if stop and not last:
                     saver.finish()
                     log.stopped(step, here.signals.name)
@@ -147,14 +167,19 @@ def fit(objective: Objective, loader: ClipLoader, here: Ranks, run: Run) -> dict
                 log.advance()
             saver.finish()
             figures = figures or _mean(engine.validate(), here)
+            if refusal := objective.verdict(step, figures):  # of a run that had come to its end before
+                raise refusal
             log.finished(step, figures)
     return figures
 
 
 def _accumulate(
     engine: Engine, objective: Objective, batch: dict[str, Tensor], here: Ranks, seed: int, step: int
-) -> tuple[float, dict[str, float]]:
-    """Add up the gradient of this rank's share of a batch; its loss and figures are means over the micro-batches."""
+) -> tuple[float, dict[str, Tensor]]:
+    """Add up the gradient of this rank's share of a batch; its loss and figures are means over the micro-batches.
+
+    The loss is the one figure that is waited for.
+    """
     parts = engine.accumulation
     counted = objective.counts(batch)
     shares = total(torch.stack(list(counted.values()))) / (here.world_size * parts)
@@ -164,12 +189,12 @@ def _accumulate(
     terms: list[dict[str, Tensor]] = []
     for i in range(parts):
         micro = {name: value[i * size : (i + 1) * size] for name, value in batch.items()}
-        noise = ClipNoise(seed, step, micro["position"])
+        noise = ClipNoise(seed, step, micro["position"], shares.device)
         loss, figures = engine.accumulate(i == parts - 1, micro, counts, noise)
         losses.append(loss)
         terms.append(figures)
-    means = {name: torch.stack([one[name] for one in terms]).mean().item() for name in terms[0]}
-    return torch.stack(losses).mean().item(), means
+    means = torch.stack([torch.stack(list(one.values())) for one in terms]).mean(0)
+    return torch.stack(losses).mean().item(), dict(zip(terms[0], means, strict=True))
 
 
 def _agree(loss: float, saver: Saver, here: Ranks) -> tuple[float, bool]:
@@ -195,8 +220,9 @@ def _not_finite(what: str, value: float, where: str) -> UserError:
 
 MAY_CHANGE = (
     ".workers", "engine.device", "engine.zero", "engine.offload_optimizer", "engine.micro_batch", "engine.reshard",
-    "loop.log_every", "loop.validate_every", "loop.save_every", "loop.keep",
-    "loop.milestones", "tracker.wandb", "tracker.project", "validation_batches", "validation_clips",
+    "engine.recompute", "loop.log_every", "loop.validate_every", "loop.save_every", "loop.keep",
+    "loop.milestones", "tracker.wandb", "tracker.project", "validation_clips", "validation.batches",
+    ".following_clips", ".following_horizon", ".min_action_following", ".min_following_from",
 )  # fmt: skip
 """Ends of keys that change nothing in what is learned; all others stay as they were when a run is resumed."""
 
@@ -231,7 +257,8 @@ def claim(folder: Path, run_config: Any, here: Ranks) -> None:
 
 def _resume(folder: Path, engine: Engine, loader: ClipLoader, here: Ranks) -> tuple[int, int]:
     """Step and global data position to go on from; damaged checkpoints are named and passed over."""
-    step = broadcast(_newest_sound(folder) if here.is_main else 0)
+    found = newest_sound(folder) if here.is_main else None
+    step = broadcast(found.step if found else -1)
     if step < 0:
         return 0, 0
     checkpoint = checkpoint_of(folder / "checkpoints", step)
@@ -241,12 +268,3 @@ def _resume(folder: Path, engine: Engine, loader: ClipLoader, here: Ranks) -> tu
     if here.is_main:
         say(f"going on from {checkpoint.folder}")
     return step, position
-
-
-def _newest_sound(folder: Path) -> int:
-    for checkpoint in reversed(find_checkpoints(folder / "checkpoints")):
-        fault = damage(checkpoint)
-        if not fault:
-            return checkpoint.step
-        say(f"passing over {checkpoint.folder}: {fault}")
-    return -1

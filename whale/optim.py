@@ -1,7 +1,7 @@
 """Optimisers and learning-rate schedules.
 
 Muon (Jordan et al., 2024) takes the hidden matrices, AdamW everything else: embeddings, norms, biases, heads and
-convolutions.
+convolutions. Weights of linear layers and convolutions decay; norms, biases, embeddings and positions do not.
 """
 
 import math
@@ -25,15 +25,34 @@ class OptimConfig:
     muon_lr: float = 2e-2
     """Peak learning rate of Muon."""
     weight_decay: float = 0.01
-    """Decoupled weight decay of matrices; vectors have none."""
+    """Decoupled weight decay of linear layers and convolutions; biases, norms, embeddings and positions have none."""
     betas: tuple[float, float] = (0.9, 0.98)
     """Moment decays of AdamW."""
     grad_clip: float = 1.0
     """Largest global gradient norm."""
     warmup_steps: int = 30
     """Steps of linear warm-up."""
+    schedule: Literal["wsd", "cosine"] = "wsd"
+    """After the warm-up, `wsd` stays at the peak and then falls linearly to zero; `cosine` falls to `floor` in half a
+    wave."""
     decay_fraction: float = 0.4
-    """Share of the steps at the end in which the rate falls linearly to zero (warm-up, stable, decay)."""
+    """Share of the steps at the end in which `wsd` falls."""
+    floor: float = 0.1
+    """Share of the peak rate at which `cosine` ends."""
+    ema_decay: float | None = None
+    """Decay of a moving average of the weights, which validation and export then use (0.999, say); null keeps none."""
+
+    def __post_init__(self) -> None:
+        """Check the shares."""
+        for name in ("decay_fraction", "floor", "ema_decay"):
+            if not 0 <= (getattr(self, name) or 0) <= 1:
+                raise ValueError(f"{name} lies in 0..1")
+
+
+def decaying(model: nn.Module) -> set[torch.Tensor]:
+    """The parameters with weight decay."""
+    layers = (nn.Linear, nn.Conv2d)
+    return {module.weight for module in model.modules() if isinstance(module, layers)}
 
 
 def _is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
@@ -44,11 +63,11 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.
     """One or two optimisers that together own every trainable parameter exactly once."""
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     hidden = [p for n, p in named if config.name == "muon" and _is_hidden_matrix(n, p)]
-    taken = {id(p) for p in hidden}
-    rest = [p for _, p in named if id(p) not in taken]
+    taken, decay = set(hidden), decaying(model)
+    rest = [p for _, p in named if p not in taken]
     groups = [
-        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in rest if p in decay], "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if p not in decay], "weight_decay": 0.0},
     ]
     adamw = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=config.betas, fused=True)
     optimizers: list[torch.optim.Optimizer] = [adamw]
@@ -61,8 +80,11 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.
 
 
 def schedule(step: int, total_steps: int, config: OptimConfig) -> float:
-    """Share of the peak rate at `step` (0-based): linear warm-up, constant, linear decay to zero at `total_steps`."""
+    """Share of the peak rate at `step` (0-based): linear warm-up, then the schedule, which ends at `total_steps`."""
     warmup = min(1.0, (step + 1) / max(config.warmup_steps, 1))
+    if config.schedule == "cosine":
+        passed = max(0, step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
+        return warmup * (config.floor + (1 - config.floor) * (1 + math.cos(math.pi * min(passed, 1.0))) / 2)
     decay_steps = max(1, math.ceil(total_steps * config.decay_fraction))
     return min(warmup, 1.0, (total_steps - step) / decay_steps)
 

@@ -32,15 +32,26 @@ class Progress:
             self._last = now
             self._show(now, note)
 
+    def line(self, text: str) -> None:
+        """One plain line with the time left behind it; a bar goes on below."""
+        self._out.write(("\r\x1b[K" if self._terminal else "") + f"{text}  ETA {self._left(time.monotonic())}\n")
+        self._out.flush()
+
     def close(self, note: str = "") -> None:
         """Show the final state."""
         self._show(time.monotonic(), note)
         if self._terminal:
             self._out.write("\n")
 
+    def _rate(self, now: float) -> float:
+        return (self.done - self._done_at_start) / max(now - self._start, 1e-9)
+
+    def _left(self, now: float) -> str:
+        rate = self._rate(now)
+        return _clock((self.total - self.done) / rate) if rate > 0 else "?"
+
     def _show(self, now: float, note: str) -> None:
-        rate = (self.done - self._done_at_start) / max(now - self._start, 1e-9)
-        left = _clock((self.total - self.done) / rate) if rate > 0 else "?"
+        rate, left = self._rate(now), self._left(now)
         speed = f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"
         text = f"{self.label}: {self.done}/{self.total} {self.unit}, {speed} {self.unit}/s, ETA {left}"
         text += f", {note}" if note else ""

@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 
-from whale.checkpoint import host_copy
+from whale.checkpoint import HostCopies
 from whale.errors import UserError
 from whale.ranks import Ranks, broadcast, wait_for_all
 
 FOLDER = "zero"
 
 
-def capture_files(engine: Any, folder: Path) -> Callable[[], list[Path]]:
+def capture_files(engine: Any, folder: Path, copies: HostCopies) -> Callable[[], list[Path]]:
     """Copy what DeepSpeed would save under `folder`/zero; the function that is returned writes it."""
     from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointEngine
 
@@ -36,7 +36,7 @@ def capture_files(engine: Any, folder: Path) -> Callable[[], list[Path]]:
             pass
 
         def save(self, state_dict: Any, path: str) -> None:
-            captured[Path(path)] = _copied(state_dict)
+            captured[Path(path)] = _copied(state_dict, copies)
 
         def load(self, path: str, map_location: Any = None) -> Any:
             raise NotImplementedError
@@ -63,14 +63,14 @@ def capture_files(engine: Any, folder: Path) -> Callable[[], list[Path]]:
     return write
 
 
-def _copied(value: Any) -> Any:
+def _copied(value: Any, copies: HostCopies) -> Any:
     """The same structure with tensors copied to host memory, each with a storage of its own."""
     if isinstance(value, torch.Tensor):
-        return host_copy(value)
+        return copies.copy(value)
     if isinstance(value, dict):
-        return type(value)((key, _copied(item)) for key, item in value.items())
+        return type(value)((key, _copied(item, copies)) for key, item in value.items())
     if isinstance(value, list | tuple) and type(value) in (list, tuple):
-        return type(value)(_copied(item) for item in value)
+        return type(value)(_copied(item, copies) for item in value)
     return value
 
 
