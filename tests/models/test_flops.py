@@ -13,6 +13,8 @@ from whale.models.attention import band_mask
 from whale.models.behavior import BehaviorConfig
 from whale.models.dynamics import DynamicsConfig
 from whale.models.flops import forward_flops, keys_per_query, training_flops
+from whale.models.fsq import FSQConfig
+from whale.models.local_encoder import window_mask
 from whale.models.quantizer import VQConfig
 from whale.models.tokenizer import TokenizerConfig, VideoTokenizer
 from whale.models.world_model import WorldModel, WorldModelConfig
@@ -27,7 +29,8 @@ ODD = WorldModelConfig(
     datasets={"a": CARD, "b": CARD},
 )  # fmt: skip
 BLIND = replace(ODD, dynamics=replace(ODD.dynamics, action_blind=True))
-CONFIGS = {"tiny": tiny_config(), "odd": ODD, "blind": BLIND}
+FSQ = replace(ODD, tokenizer=replace(ODD.tokenizer, quantizer=FSQConfig(levels=(5, 4, 3)), encoder_width=18))
+CONFIGS = {"tiny": tiny_config(), "odd": ODD, "blind": BLIND, "fsq": FSQ}
 
 
 def counted(call) -> tuple[float, float]:
@@ -96,6 +99,15 @@ def test_tokenizer(name):
     expected = 4 * sum(forward_flops(config, 4).values())
     assert others + space + time == pytest.approx(expected, rel=1e-12)
     assert space + time <= scores <= space + 4 * 4 * width * tokens * 4
+
+
+@pytest.mark.parametrize("reach", [1, 2, 7])
+def test_encoder_with_a_reach(reach):
+    """A layer of attention more, whose places see those in their window alone."""
+    near, own = (replace(FSQ.tokenizer, encoder_reach=r) for r in (reach, 0))
+    places, width = own.tokens_per_frame, own.encoder_width
+    more = forward_flops(near, 4)["encoder"] - forward_flops(own, 4)["encoder"]
+    assert more == pytest.approx(8 * places * width**2 + 4 * width * int(window_mask(own.grid, reach).sum()))
 
 
 def test_backward_is_twice_forward():

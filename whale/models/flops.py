@@ -13,6 +13,7 @@ from whale.actions import ACTION_DIM
 from whale.models.behavior import BehaviorConfig
 from whale.models.dynamics import ACTION_FEATURES
 from whale.models.layers import swiglu_hidden
+from whale.models.quantizer import VQConfig
 from whale.models.tokenizer import TokenizerConfig
 from whale.models.world_model import WorldModelConfig
 
@@ -71,12 +72,22 @@ def _tokenizer(config: TokenizerConfig, frames: int) -> dict[str, float]:
         width, config.decoder_depth, min(1, config.decoder_depth), tokens, keys_per_query(frames, config.decoder_frames)
     )
     return {
-        "encoder": tokens * (_linear(values, dim) + config.encoder_depth * _swiglu(dim)),
-        "quantizer": tokens * _linear(dim, config.quantizer.num_codes),
+        "encoder": tokens * _encoder(config, values),
+        "quantizer": tokens * _linear(dim, config.quantizer.num_codes) * isinstance(config.quantizer, VQConfig),
         "stem": tokens * _linear(9 * dim, width),
         **blocks,
         "heads": tokens * (_linear(dim, values) + _linear(width, values)),
     }
+
+
+def _encoder(config: TokenizerConfig, values: int) -> float:
+    """Of one patch; a place of a window's attention sees as many as lie in the frame."""
+    grid, reach, dim = config.grid, config.encoder_reach, config.quantizer.dim
+    width, linear = config.encoder_width or dim, _linear(values, dim)
+    if config.encoder_width:
+        linear += _linear(values, width, dim)
+    in_row = sum(min(place + reach, grid - 1) - max(place - reach, 0) + 1 for place in range(grid)) / grid
+    return linear + (_attention(width, in_row**2) if reach else 0) + config.encoder_depth * _swiglu(width)
 
 
 def _behavior(config: BehaviorConfig, code_dim: int, tokens: int, frames: int, band: int) -> float:
