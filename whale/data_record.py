@@ -12,8 +12,8 @@ def data_record(config: DataConfig) -> dict[str, Any]:
     """Entries of an export's record.
 
     Returns:
-        `data`: folder -> hash of its manifest; `batch` in clips and `frames` a window; `datasets`: name -> `clips`
-        drawn from, `frames` in all clips of the train split, and the dataset's `card` as plain values.
+        `data`: folder -> hash of its manifest; `batch` in clips and `frames` a window; `datasets`: name -> `clips` and
+        `frames` to draw from (frames only where no source is limited in clips), and the `card` as plain values.
     """
     hashes: dict[str, str] = {}
     datasets: dict[str, dict[str, Any]] = {}
@@ -21,9 +21,12 @@ def data_record(config: DataConfig) -> dict[str, Any]:
         manifest = ClipReader(source.folder, "train").manifest
         name, card = dataset_card(source.folder)
         shards = manifest.of_split("train")
-        clips = sum(shard.num_clips for shard in shards)
+        clips, frames = (sum(getattr(shard, key) for shard in shards) for key in ("num_clips", "num_frames"))
         one = datasets.setdefault(name, {"clips": 0, "frames": 0, "card": to_values(card)})
         one["clips"] += clips if source.clips is None else min(source.clips, clips)
-        one["frames"] += sum(shard.num_frames for shard in shards)
+        if source.clips is None and "frames" in one:
+            one["frames"] += frames
+        else:
+            one.pop("frames", None)
         hashes[str(source.folder)] = manifest.hash
     return {"data": hashes, "batch": config.batch, "frames": config.frames, "datasets": datasets}

@@ -4,6 +4,7 @@ Everything in it is read from the model, its configuration and the record of its
 left out, or called unknown.
 """
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -16,6 +17,21 @@ from whale.actions import ACTION_NAMES, ActionStatus
 from whale.clips.manifest import hash_of
 from whale.config import to_values
 
+USE = {
+    "world_model": """from whale.models.world_model import WorldModel
+from whale.rollout import Imagination
+
+model = WorldModel.from_pretrained("folder, or organisation/name")
+# frames: uint8 [B, C, H, W, 3]; actions: float32 [B, C - 1, 7], physical units; dataset: a name from below
+imagination = Imagination(model, frames, actions, dataset, control_period_sec)
+imagined = imagination.step(next_actions)  # float32 [B, 7] -> tokens, reward, terminated
+pixels = imagination.frame()  # uint8 [B, H, W, 3]""",
+    "tokenizer": """from whale.models.tokenizer import VideoTokenizer
+
+model = VideoTokenizer.from_pretrained("folder, or organisation/name")
+tokens = model.encode(frames)  # uint8 [N, H, W, 3] -> int64 [N, S]
+decoded = model.decode(tokens[None])  # int64 [B, T, S] -> uint8 [B, T, H, W, 3]""",
+}
 HUB_LICENCES = ("apache-2.0", "mit", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc0-1.0", "bsd-3-clause")
 """Those of the hub's identifiers that robot data comes under."""
 UNITS = ("m", "m", "m", "rad", "rad", "rad", "1 = open")
@@ -43,6 +59,7 @@ def model_card(kind: str, model: nn.Module, config: Any, record: dict[str, Any])
         _data(cards, seen),
         _actions(cards) if kind == "world_model" else "",
         _figures("Figures of the last validation, on held-out clips", record.get("figures", {})),
+        _groups(record.get("figures", {})),
         _figures("Figures of its tokenizer's last validation", record.get("tokenizer", {}).get("figures", {})),
         _limitations(kind, cards),
     ]
@@ -74,17 +91,16 @@ def _opening(kind: str, tokenizer: nn.Module) -> str:
     frame = f"{size.image_px} x {size.image_px} px"
     tokens = f"{size.tokens_per_frame} tokens out of {size.quantizer.num_codes} codes"
     if kind == "world_model":
-        title, loader, module = "World model for robots", "WorldModel", "whale.models.world_model"
+        title = "World model for robots"
         text = (
             "From recorded frames and the robot's actions it imagines what comes next, frame by frame: images of "
             f"{frame} (each {tokens}), the reward, and whether the episode ends. The video tokenizer is inside."
         )
     else:
-        title, loader, module = "Video tokenizer for robots", "VideoTokenizer", "whale.models.tokenizer"
+        title = "Video tokenizer for robots"
         text = f"It turns a frame of {frame} into {tokens}, and tokens back into frames."
-    code = f'from {module} import {loader}\n\nmodel = {loader}.from_pretrained("folder, or organisation/name")'
     more = "`config.json` holds the model's configuration and the whole record of its training."
-    return f"# {title}\n\n{text}\n\n```python\n{code}\n```\n\n{more}"
+    return f"# {title}\n\n{text}\n\n```python\n{USE[kind]}\n```\n\n{more}"
 
 
 def _parameters(model: nn.Module) -> str:
@@ -112,6 +128,10 @@ def _training(record: dict[str, Any], tokenizer: nn.Module) -> str:
             ("frames seen, at most", f"{frames:,}"),
             ("tokens seen, at most", f"{frames * size.tokens_per_frame:,}"),
         ]
+    if decay := record.get("config", {}).get("optim", {}).get("ema_decay"):
+        rows += [("weights", f"averaged over the updates, decay {decay:g}")]
+    if "adapted_from" in record:
+        rows += [("adapted from weights of sha256", f"`{record['adapted_from']}`")]
     rows += [("fingerprint of the tokenizer", f"`{tokenizer.fingerprint}`")]
     if "config" in record:
         rows += [("hash of the training configuration", f"`{hash_of(record['config'])[:16]}`")]
@@ -127,7 +147,7 @@ def _data(cards: dict[str, Any], seen: dict[str, Any]) -> str:
         counts = [f"{size[key]:,}" if key in size else "unknown" for key in ("clips", "frames")]
         words = [card.get(key) or "unknown" for key in ("robot", "action_type", "licence")]
         rows.append((name, *counts, f"{card['control_period_sec']:g} s", *words))
-    head = ("dataset", "clips", "frames", "control period", "robot", "actions", "licence")
+    head = ("dataset", "clips", "frames", "control period", "robot", "action type", "licence")
     return (
         "## Data\n\n" + _table(head, rows) + "\n\nClips and frames are those of the train split. Licences are as the "
         "clips tell them; check them with the makers of each dataset before you pass the weights on."
@@ -150,8 +170,29 @@ def _actions(cards: dict[str, Any]) -> str:
 
 
 def _figures(title: str, figures: dict[str, float | None]) -> str:
-    shown = [(name, "not finite" if value is None else f"{value:.5g}") for name, value in figures.items()]
+    shown = [(name, _number(value)) for name, value in figures.items() if "/" not in name]
     return f"## {title}\n\n" + _table(("figure", "value"), shown) if shown else ""
+
+
+def _groups(figures: dict[str, float | None]) -> str:
+    """Figures called `dataset/<name>/<figure>` and `robot/<name>/<figure>`, where there are several of each."""
+    tables = []
+    for kind in ("dataset", "robot"):
+        values: dict[str, dict[str, float | None]] = {}
+        for name, value in figures.items():
+            if name.startswith(f"{kind}/"):
+                group, _, figure = name.removeprefix(f"{kind}/").rpartition("/")
+                values.setdefault(group, {})[figure] = value
+        names = list(dict.fromkeys(figure for one in values.values() for figure in one))
+        rows = [
+            (group, *(_number(one[name]) if name in one else "" for name in names)) for group, one in values.items()
+        ]
+        tables += [_table((kind, *names), rows)] * (len(rows) > 1)
+    return "\n\n".join(tables)
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None or not math.isfinite(value) else f"{value:.5g}"
 
 
 def _limitations(kind: str, cards: dict[str, Any]) -> str:
@@ -165,7 +206,7 @@ def _limitations(kind: str, cards: dict[str, Any]) -> str:
             " Imagined frames drift from what would happen, the more the longer it imagines, above all after actions "
             "unlike those in its data; it states no certainty, and a plausible image is no evidence that the robot "
             "would do so. Judge policies by it only after its values were held against true ones, and put nothing that "
-            "was decided in imagination on a robot without its own safety limits."
+            "was decided in imagination on a robot without safety limits of its own."
         )
         if silent:
             text += f" It learned no rewards from {', '.join(silent)}: what it says of them there means nothing."
