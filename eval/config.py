@@ -8,6 +8,23 @@ from whale.eval.results import Need
 
 
 @configclass
+class TokenEntropyConfig:
+    """Cross-entropy of the recorded tokens under what is imagined (`whale/eval/token_entropy.py`)."""
+
+    samples: int = 4
+    """Rollouts whose predictions are averaged."""
+    temperature: float = 1.0
+    """Of the tokens drawn in them."""
+    fit_episodes: int | None = 32
+    """Episodes of the train split that the mixtures with the unigram are fitted on, drawn by the seed; null for all."""
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say."""
+        if self.samples < 1 or self.temperature <= 0:
+            raise ValueError("samples must be at least 1, temperature positive")
+
+
+@configclass
 class FidelityConfig:
     """Open-loop fidelity of a world model on held-out episodes."""
 
@@ -17,6 +34,8 @@ class FidelityConfig:
     """Folder of the results."""
     model: Path
     """Exported world model."""
+    twin: Path | None = None
+    """Exported twin with `dynamics.action_blind`, scored beside it: what the model knows without actions."""
     clips: Path
     """Folder of pixel clips; clips that start their episode are scored."""
     split: str = "val"
@@ -25,18 +44,23 @@ class FidelityConfig:
     """Score at most this many episodes, drawn by the seed; null for all."""
     min_episodes: int = 2
     """Refuse to score fewer episodes than this at any horizon."""
+    window_every: int | None = None
+    """Score a window every so many frames of an episode, as long as it reaches the last horizon; null scores its start
+    alone. Figures are means over the episodes of the mean over their windows."""
     context_frames: int = 4
     """Recorded frames that the model is given before it imagines."""
     horizons: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     """Numbers of imagined frames after which fidelity is measured, ascending."""
     judge_horizon: int = 8
-    """The horizon, one of `horizons`, of the figures that are held to a need."""
+    """The horizon, one of `horizons`, of the headline figures; gains in PSNR are given from it on."""
     batch: int = 16
     """Episodes imagined at once; it changes speed and memory only."""
     seed: int = 0
     """Seed of the drawn episodes, of whose actions are shuffled to whom, and of the bootstrap."""
     needs: dict[str, Need] = field(default_factory=dict)
     """Bounds by figure name, each `{at_least: x}` or `{at_most: x}`."""
+    tokens: TokenEntropyConfig | None = None
+    """Score token cross-entropies too; null does not."""
 
     def __post_init__(self) -> None:
         """Check what types cannot say."""
@@ -44,8 +68,8 @@ class FidelityConfig:
             raise ValueError(f"horizons {self.horizons} must be positive and ascending")
         if self.judge_horizon not in self.horizons:
             raise ValueError(f"judge_horizon {self.judge_horizon} is not one of the horizons {self.horizons}")
-        if self.context_frames < 1 or self.batch < 1 or self.min_episodes < 2:
-            raise ValueError("context_frames and batch must be at least 1, min_episodes at least 2")
+        if min(self.context_frames, self.batch, self.window_every or 1) < 1 or self.min_episodes < 2:
+            raise ValueError("context_frames, batch and window_every must be at least 1, min_episodes at least 2")
 
 
 @configclass

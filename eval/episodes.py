@@ -1,6 +1,7 @@
 """Held-out episodes as arrays, counted as they are left out.
 
-Legend: N episodes, T frames (the context and the longest horizon), H x W pixels.
+Legend: N windows, one an episode unless more are asked for, T frames (the context and the longest horizon), H x W
+pixels.
 """
 
 from dataclasses import dataclass
@@ -14,9 +15,14 @@ from whale.errors import UserError
 
 @dataclass(frozen=True)
 class Episodes:
-    """The first frames of N episodes; an episode shorter than T is padded with its last frame and zero actions."""
+    """N windows of episodes; one shorter than T is padded with its last frame and zero actions."""
 
     names: list[str]
+    """Of each window's episode."""
+    numbers: np.ndarray
+    """int [N]: which episode each window is of, from 0; the windows of one stand together."""
+    starts: np.ndarray
+    """int [N]: the frame of its episode that a window begins with."""
     dataset: str
     control_period_sec: float
     frames: np.ndarray
@@ -31,11 +37,20 @@ class Episodes:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def of_episodes(self) -> list[str]:
+        """The name of each episode, in the order of their numbers."""
+        return [self.names[i] for i in np.unique(self.numbers, return_index=True)[1]]
 
-def read_episodes(reader: ClipReader, num_frames: int, min_frames: int, limit: int | None, seed: int) -> Episodes:
+
+def read_episodes(
+    reader: ClipReader, num_frames: int, min_frames: int, limit: int | None, seed: int, every: int | None = None
+) -> Episodes:
     """Draw up to `limit` episodes of at least `min_frames` frames, in an order given by the seed.
 
-    Only clips that start their episode are taken, so that no two windows of one episode are counted as two samples.
+    Only clips that start their episode are taken, and of each the first `num_frames` frames; `every` so many frames on
+    another window begins, as long as it is whole. Windows of one episode are not samples of their own: intervals
+    resample the episodes.
 
     Raises:
         UserError: the clips are tokens, or of several frame sizes or control periods, or none is long enough.
@@ -60,7 +75,8 @@ def read_episodes(reader: ClipReader, num_frames: int, min_frames: int, limit: i
             f"{reader.folder}, split {reader.split!r}, has no episode of {min_frames} frames to score: {left_out}",
             "lower context_frames or horizons, or convert with longer clips",
         )
-    return _stack(clips, num_frames, left_out)
+    starts = [_starts(_usable_frames(clip), num_frames, every) for clip in clips]
+    return _stack(clips, starts, num_frames, left_out)
 
 
 def _usable_frames(clip: Clip) -> int:
@@ -69,22 +85,38 @@ def _usable_frames(clip: Clip) -> int:
     return min(clip.num_frames, int(unknown[0]) + 1) if len(unknown) else clip.num_frames
 
 
-def _stack(clips: list[Clip], num_frames: int, left_out: dict[str, int]) -> Episodes:
+def _starts(usable: int, num_frames: int, every: int | None) -> range:
+    """Where windows begin: at 0, and where all of one fits behind it."""
+    return range(0, max(1, usable - num_frames + 1), every or usable)
+
+
+def _stack(clips: list[Clip], starts: list[range], num_frames: int, left_out: dict[str, int]) -> Episodes:
     first = clips[0]
     assert first.frames is not None
     same = (first.frames.shape[1:], first.info.control_period_sec)
-    frames = np.empty((len(clips), num_frames, *first.frames.shape[1:]), np.uint8)
-    actions = np.zeros((len(clips), num_frames, first.actions.shape[1]), np.float32)
-    lengths = np.array([min(num_frames, _usable_frames(clip)) for clip in clips])
-    for i, (clip, length) in enumerate(zip(clips, lengths, strict=True)):
+    windows = [(number, start) for number, of_clip in enumerate(starts) for start in of_clip]
+    frames = np.empty((len(windows), num_frames, *first.frames.shape[1:]), np.uint8)
+    actions = np.zeros((len(windows), num_frames, first.actions.shape[1]), np.float32)
+    lengths = np.array([min(num_frames, _usable_frames(clips[number]) - start) for number, start in windows])
+    for i, ((number, start), length) in enumerate(zip(windows, lengths, strict=True)):
+        clip, last = clips[number], start + length - 1
         assert clip.frames is not None
         if (clip.frames.shape[1:], clip.info.control_period_sec) != same:
             raise UserError(
                 f"episode {clip.info.episode} has another frame size or control period than {first.info.episode}",
                 "convert to one size and score one control period at a time",
             )
-        frames[i, :length], frames[i, length:] = clip.frames[:length], clip.frames[length - 1]
-        actions[i, : length - 1] = clip.actions[: length - 1]
-        actions[i, length - 1] = clip.actions[length - 1] if clip.action_known[length - 1] else 0.0
-    names = [clip.info.episode for clip in clips]
-    return Episodes(names, first.info.dataset, first.info.control_period_sec, frames, actions, lengths, left_out)
+        frames[i, :length], frames[i, length:] = clip.frames[start : last + 1], clip.frames[last]
+        actions[i, : length - 1] = clip.actions[start:last]
+        actions[i, length - 1] = clip.actions[last] if clip.action_known[last] else 0.0
+    return Episodes(
+        names=[clips[number].info.episode for number, _ in windows],
+        numbers=np.array([number for number, _ in windows]),
+        starts=np.array([start for _, start in windows]),
+        dataset=first.info.dataset,
+        control_period_sec=first.info.control_period_sec,
+        frames=frames,
+        actions=actions,
+        lengths=lengths,
+        left_out=left_out,
+    )

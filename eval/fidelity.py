@@ -2,14 +2,15 @@
 
 From an episode's start the model is given C context frames and the recorded actions. `model` is what it imagines,
 `copy` the last context frame repeated, `ceiling` the recorded frame through the tokenizer, `shuffled` what the model
-imagines with the actions of another episode. All are scored on raw frames.
+imagines with the actions of another episode, `twin` what its action-blind twin does, where there is one. All are scored
+on raw frames.
 
-Legend: N episodes, K horizons, T frames, S tokens a frame. An entry of an array [N, K] is NaN where the episode is too
-short for the horizon.
+Legend: N windows (one an episode by default), K horizons, T frames, S tokens a frame. An entry of an array [N, K] is
+NaN where the window is too short for the horizon.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,7 @@ from whale.eval.config import FidelityConfig
 from whale.eval.episodes import Episodes
 from whale.eval.results import Figure
 from whale.metrics.frames import psnr, ssim, token_accuracy, token_flips
-from whale.metrics.intervals import bootstrap_interval, mean_interval
+from whale.metrics.intervals import bootstrap_interval, cluster_means, mean_interval
 from whale.progress import Progress
 
 if TYPE_CHECKING:
@@ -29,12 +30,15 @@ if TYPE_CHECKING:
     Imagine = Callable[..., Imagination]
     """`Imagination` with the model filled in."""
 
-SERIES = ("model", "ceiling", "copy", "shuffled")
+SERIES = ("model", "ceiling", "copy", "shuffled", "twin")
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What was measured, per episode."""
+    """What was measured, per window, or per episode (`per_episode`)."""
+
+    numbers: np.ndarray
+    """int [N]: the episode of each window."""
 
     psnr: dict[str, np.ndarray]
     """Series -> float [N, K], dB."""
@@ -45,47 +49,62 @@ class Scores:
     flips: np.ndarray
     """int [N, 2]: flipped tokens, and still patches they were counted on."""
     imagined_tokens: np.ndarray
-    """int [N, T, S]: tokens of the context, then the imagined ones."""
+    """int [windows, T, S]: tokens of the context, then the imagined ones."""
+
+    def per_episode(self) -> "Scores":
+        """Means over the windows of each episode."""
+        def means(scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return {name: cluster_means(values, self.numbers) for name, values in scores.items()}
+
+        flips = np.zeros((self.numbers.max() + 1, 2), int)
+        np.add.at(flips, self.numbers, self.flips)
+        return replace(self, numbers=np.arange(len(flips)), psnr=means(self.psnr), ssim=means(self.ssim),
+                       token_accuracy=means(self.token_accuracy), flips=flips)  # fmt: skip
 
 
-def donors(lengths: np.ndarray, seed: int) -> np.ndarray:
-    """Whose actions each episode is given: those of the next longer one, the longest those of the shortest.
+def donors(lengths: np.ndarray, seed: int, numbers: np.ndarray | None = None) -> np.ndarray:
+    """Whose actions each window is given: those of the next longer one of another episode, the longest the shortest's.
 
-    In this cycle none keeps its own, and of the episodes that reach a horizon all but one at most are given actions
-    that reach it too. Among episodes of one length the order is random.
+    With one window an episode none keeps its own in this cycle, and of those that reach a horizon all but one at most
+    are given actions that reach it too. Among windows of one length the order is random.
 
     Args:
-        lengths: of the episodes in frames, int [N].
+        lengths: of the windows in frames, int [N].
         seed: of the random order.
+        numbers: the episode of each, int [N], two at least; by default each is of its own.
     """
+    numbers = np.arange(len(lengths)) if numbers is None else numbers
     shuffled = np.random.default_rng([seed, 2]).permutation(len(lengths))
     order = shuffled[np.argsort(lengths[shuffled], kind="stable")]
     donor = np.empty(len(lengths), int)
-    donor[order] = np.roll(order, -1)
+    for i, own in enumerate(order):
+        following = np.roll(order, -i - 1)
+        donor[own] = following[np.argmax(numbers[following] != numbers[own])]
     return donor
 
 
 def measure(
-    model: "WorldModel", imagine: "Imagine", episodes: Episodes, config: FidelityConfig
+    model: "WorldModel", imagine: "Imagine", episodes: Episodes, config: FidelityConfig, twin: "Imagine | None" = None
 ) -> Scores:
-    """Score the model on the episodes; `imagine` is `Imagination` with the model filled in.
+    """Score the model on the episodes; `imagine` is `Imagination` with the model filled in, `twin` with its twin.
 
     Raises:
         UserError: fewer than `min_episodes` episodes reach a horizon.
     """
     reaches = episodes.lengths[:, None] >= config.context_frames + np.array(config.horizons)[None]  # [N, K]
-    for count, horizon in zip(reaches.sum(0), config.horizons, strict=True):
+    counts = [len(np.unique(episodes.numbers[reach])) for reach in reaches.T]
+    for count, horizon in zip(counts, config.horizons, strict=True):
         if count < config.min_episodes:
             raise UserError(
                 f"{count} episodes reach horizon {horizon}, min_episodes asks for {config.min_episodes}",
                 "give more or longer episodes, or lower horizons or min_episodes",
             )
-    donor = donors(episodes.lengths, config.seed)
-    progress = Progress("fidelity", len(episodes), "episodes")
+    donor = donors(episodes.lengths, config.seed, episodes.numbers)
+    progress = Progress("fidelity", len(episodes), "windows" if config.window_every else "episodes")
     parts = []
     for start in range(0, len(episodes), config.batch):
         chosen = np.arange(start, min(start + config.batch, len(episodes)))
-        parts.append(_measure_batch(model, imagine, episodes, chosen, donor[chosen], config))
+        parts.append(_measure_batch(model, imagine, twin, episodes, chosen, donor[chosen], config))
         progress.advance(len(chosen))
     progress.close()
     return _mask(_concatenate(parts), reaches, reaches & reaches[donor])
@@ -94,6 +113,7 @@ def measure(
 def _measure_batch(
     model: "WorldModel",
     imagine: "Imagine",
+    twin: "Imagine | None",
     episodes: Episodes,
     chosen: np.ndarray,
     donor: np.ndarray,
@@ -112,11 +132,14 @@ def _measure_batch(
         "ceiling": np.concatenate([model.decode(episode[None])[:, at] for episode in tokens]),
         "shuffled": _imagine(imagine, episodes, frames, shuffled_actions, config)[0],
     }
+    if twin:
+        shown["twin"] = _imagine(twin, episodes, frames, actions, config)[0]
     guesses = {"model": imagined_tokens[:, at - context], "copy": tokens[:, context - 1, None]}
     flips = [token_flips(frames[i, :n], tokens[i, :n]) for i, n in enumerate(episodes.lengths[chosen])]
     return Scores(
-        psnr={name: psnr(shown[name], frames[:, at]) for name in SERIES},
-        ssim={name: ssim(shown[name], frames[:, at]) for name in SERIES},
+        numbers=episodes.numbers[chosen],
+        psnr={name: psnr(pictures, frames[:, at]) for name, pictures in shown.items()},
+        ssim={name: ssim(pictures, frames[:, at]) for name, pictures in shown.items()},
         token_accuracy={name: token_accuracy(guess, tokens[:, at]) for name, guess in guesses.items()},
         flips=np.array(flips),
         imagined_tokens=np.concatenate([tokens[:, :context], imagined_tokens], 1),
@@ -149,6 +172,7 @@ def _concatenate(parts: list[Scores]) -> Scores:
         return {name: np.concatenate([getattr(part, field)[name] for part in parts]) for name in names}
 
     return Scores(
+        numbers=np.concatenate([part.numbers for part in parts]),
         psnr=joined("psnr"),
         ssim=joined("ssim"),
         token_accuracy=joined("token_accuracy"),
@@ -167,6 +191,7 @@ def _mask(scores: Scores, reaches: np.ndarray, both_reach: np.ndarray) -> Scores
 
 def figures(scores: Scores, config: FidelityConfig) -> list[Figure]:
     """The figures of a fidelity result; intervals resample episodes."""
+    scores = scores.per_episode()
     h, k = config.judge_horizon, config.horizons.index(config.judge_horizon)
     p = {name: values[:, k] for name, values in scores.psnr.items()}
     found = [
@@ -187,6 +212,10 @@ def figures(scores: Scores, config: FidelityConfig) -> list[Figure]:
         found.append(mean_figure(f"ssim_h{horizon}", scores.ssim["model"][:, index], "", config.seed))
     found.append(mean_figure(f"token_accuracy_h{h}", scores.token_accuracy["model"][:, k], "share", config.seed))
     found.append(mean_figure(f"token_accuracy_copy_h{h}", scores.token_accuracy["copy"][:, k], "share", config.seed))
+    for rival, name, first in (("copy", "copy", k + 1), ("twin", "action_blind", k)):
+        for index in range(first, len(config.horizons)) if rival in scores.psnr else ():
+            gain = scores.psnr["model"][:, index] - scores.psnr[rival][:, index]
+            found.append(mean_figure(f"psnr_gain_over_{name}_h{config.horizons[index]}", gain, "dB", config.seed))
     return found
 
 

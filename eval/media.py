@@ -94,7 +94,8 @@ def publish_media(
             length = int(episodes.lengths[i])
             horizons = [0] + [h for h in config.horizons if config.context_frames + h <= length]
             at = config.context_frames - 1 + np.array(horizons)
-            shared = {"episode": episodes.names[i], "percentile": percentile, "gain_over_copy_db": float(gain[i])}
+            episode = episodes.names[i] + (f", from frame {episodes.starts[i]}" if episodes.starts[i] else "")
+            shared = {"episode": episode, "percentile": percentile, "gain_over_copy_db": float(gain[i])}
             pictures = side_by_side(episodes.frames[i, :length], dream[:length], config.context_frames)
             files = {
                 "strip": (f"strip_{percentile}.png", _png(strip(episodes.frames[i, at], dream[at]))),

@@ -19,6 +19,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "ceiling": {"label": "tokenizer ceiling", "color": "#009e73", "marker": "^", "linestyle": "--"},
     "copy": {"label": "copy last frame", "color": "#d98c00", "marker": "s"},
     "shuffled": {"label": "shuffled actions", "color": "#b0569a", "marker": "D", "linestyle": ":"},
+    "twin": {"label": "action-blind twin", "color": "#d55e00", "marker": "v", "linestyle": "-."},
     "finetuned": {"label": "fine-tuned", "color": "#0072b2", "marker": "o"},
     "scratch": {"label": "from scratch", "color": "#d55e00", "marker": "v"},
 }

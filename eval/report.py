@@ -18,6 +18,10 @@ from whale.publish import publish_file
 
 MEANINGS = {
     r"psnr_gain_over_copy_h(\d+)": "imagined frames over repeating the last given frame, {} frames ahead",
+    r"psnr_gain_over_action_blind_h(\d+)": "imagined frames over those of the action-blind twin, {} frames ahead",
+    r"ce_gain_over_copy_h(\d+)": "nats a token less than repeating the last given frame's tokens, {} frames ahead",
+    r"ce_gain_over_action_blind_h(\d+)": "nats a token less than the action-blind twin, {} frames ahead",
+    r"ce_gain_over_action_blind": "the same at the judged horizon",
     r"psnr_below_ceiling_h(\d+)": "imagined frames below the tokenizer's own reconstruction, {} frames ahead",
     r"action_following_psnr": "true actions over another episode's actions",
     r"token_flip_rate": "tokens that change where no pixel of their patch does",
@@ -35,6 +39,8 @@ MEANINGS = {
     r"value_gap_normalised": "the value gap over the range of the true values",
     r"finetune_psnr_gain_over_scratch": "adapted over trained from scratch, on the same demonstrations and episodes",
 }
+METRICS = {"psnr": ("PSNR, dB", 2), "ssim": ("SSIM", 3), "cross_entropy": ("token cross-entropy, nats", 3)}
+"""The curves that are drawn: label, and decimals in tables."""
 VALUE_NAMES = ("value_pearson", "value_spearman", "value_pearson_per_start", "mmrv", "regret_at_1", "value_gap",
                "value_gap_normalised")  # fmt: skip
 
@@ -133,18 +139,18 @@ def _fidelity(part: dict[str, Any], out: Path) -> dict[str, Any]:
         episode = shown.setdefault(entry["episode"], dict(entry))
         episode[entry["kind"]] = _data_uri(kind, read_media(out, entry))
         episode["horizons"] = entry.get("horizons", episode.get("horizons"))
-    series = [(name, plots.STYLES[name]["label"], plots.STYLES[name]["color"]) for name in SERIES]
+    styles = {name: (plots.STYLES[name]["label"], plots.STYLES[name]["color"]) for name in SERIES}
     counts = curves["psnr"]["model"]["n"]
     tables = [
-        (label, decimals, [(name, colour, [f"{x:.{decimals}f}" for x in curves[metric][key]["mean"]])
-                           for key, name, colour in series])
-        for metric, label, decimals in (("psnr", "PSNR, dB", 2), ("ssim", "SSIM", 3))
+        (label, decimals, [(*style, [f"{x:.{decimals}f}" for x in curves[metric][key]["mean"]])
+                           for key, style in styles.items() if key in curves[metric]])
+        for metric, (label, decimals) in METRICS.items() if metric in curves
     ]  # fmt: skip
     return {
         "part": part,
         "episodes": list(shown.values()),
-        "psnr": _svg_uri(plots.horizon_curves(curves["psnr"], horizons, "PSNR, dB")),
-        "ssim": _svg_uri(plots.horizon_curves(curves["ssim"], horizons, "SSIM")),
+        "plots": [(label, _svg_uri(plots.horizon_curves(curves[metric], horizons, label)))
+                  for metric, (label, _) in METRICS.items() if metric in curves],
         "tables": tables,
         "counts": str(counts[0]) if len(set(counts)) == 1 else f"{', '.join(map(str, counts))} at these horizons",
     }
@@ -204,7 +210,8 @@ def _sides(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _settings(part: dict[str, Any]) -> dict[str, Any]:
-    keys = ("checkpoint_hash", "undertrained_checkpoint_hash", "tokenizer_fingerprint", "data_manifest_hash", "sha256")
+    keys = ("checkpoint_hash", "twin_checkpoint_hash", "undertrained_checkpoint_hash", "tokenizer_fingerprint",
+            "data_manifest_hash", "sha256")  # fmt: skip
     return {
         "label": part["task"] if part["task"] == part["name"] else f"{part['task']}, {part['name']}",
         "hashes": {key.replace("_", " "): part[key] for key in keys if part.get(key)},

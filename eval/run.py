@@ -16,6 +16,7 @@ from whale.eval.media import publish_media
 from whale.eval.merge import merge
 from whale.eval.report import write_report
 from whale.eval.results import Figure, hold_to, rounded, table, write_part
+from whale.eval.token_entropy import TokenScores, measure_tokens, token_figures
 from whale.metrics.frames import PSNR_CAP_DB
 from whale.sim.base import Camera
 from whale.sim.policies import SKILLS
@@ -48,35 +49,77 @@ def _identity(model: "WorldModel", reader: ClipReader) -> dict[str, Any]:
     }
 
 
+def _load_twin(folder: Path, model: "WorldModel") -> "WorldModel":
+    """An action-blind twin of a model.
+
+    Raises:
+        UserError: it sees actions, or has another tokenizer, under which token cross-entropies do not compare.
+    """
+    twin = _load(folder)
+    if not twin.config.dynamics.action_blind:
+        raise UserError(f"the twin {folder} is not action-blind", "train it with dynamics.action_blind=true")
+    if twin.tokenizer.fingerprint != model.tokenizer.fingerprint:
+        raise UserError(
+            f"the twin {folder} has tokenizer {twin.tokenizer.fingerprint}, the model {model.tokenizer.fingerprint}",
+            "train both on the tokens of one tokenizer",
+        )
+    return twin
+
+
 def run_fidelity(config: FidelityConfig) -> None:
     """Score imagined frames against recorded ones; writes `<out>/<name>.json` and `<out>/<name>/`."""
     from whale.rollout import Imagination
 
     reader = ClipReader(config.clips, config.split)
     longest, shortest = (config.context_frames + config.horizons[i] for i in (-1, 0))
-    episodes = read_episodes(reader, longest, shortest, config.max_episodes, config.seed)
+    episodes = read_episodes(reader, longest, shortest, config.max_episodes, config.seed, config.window_every)
     model = _load(config.model)
     _check_size(model, config.model, episodes.frames.shape[2:], config.clips)
-    scores = fidelity.measure(model, functools.partial(Imagination, model), episodes, config)
-    found = hold_to(fidelity.figures(scores, config), config.needs)
+    imagines = {"model": functools.partial(Imagination, model)}
+    twin = _load_twin(config.twin, model) if config.twin else None
+    if twin:
+        imagines["twin"] = functools.partial(Imagination, twin)
+    scores = fidelity.measure(model, imagines["model"], episodes, config, imagines.get("twin"))
+    found, told = fidelity.figures(scores, config), scores.per_episode()
+    curves = {"psnr": told.psnr, "ssim": told.ssim, "token_accuracy": told.token_accuracy}
+    token_scores = None
+    if config.tokens:
+        train = ClipReader(config.clips, "train")
+        fitted_on = read_episodes(train, longest, longest, config.tokens.fit_episodes, config.seed, config.window_every)
+        token_scores = measure_tokens(model, imagines, episodes, fitted_on, config, config.tokens)
+        found += token_figures(token_scores, config)
+        curves["cross_entropy"] = token_scores.nats
+    found = hold_to(found, config.needs)
     content = _identity(model, reader) | {
         "dataset": episodes.dataset,
         "control_period_sec": episodes.control_period_sec,
         "seeds": {"seed": config.seed},
-        "samples": {"episodes": len(episodes), "left_out": episodes.left_out},
+        "samples": {"episodes": len(episodes.of_episodes), "left_out": episodes.left_out},
         "psnr_cap_db": PSNR_CAP_DB,
-        "curves": {
-            "horizons": list(config.horizons),
-            "psnr": {name: fidelity.curve(values, config.seed) for name, values in scores.psnr.items()},
-            "ssim": {name: fidelity.curve(values, config.seed) for name, values in scores.ssim.items()},
-            "token_accuracy": {
-                name: fidelity.curve(values, config.seed) for name, values in scores.token_accuracy.items()
-            },
+        "curves": {"horizons": list(config.horizons)} | {
+            metric: {name: fidelity.curve(values, config.seed) for name, values in series.items()}
+            for metric, series in curves.items()
         },
-        "per_episode": {"episodes": episodes.names, "psnr": {n: rounded(v) for n, v in scores.psnr.items()}},
+        "per_episode": {"episodes": episodes.of_episodes, "psnr": {n: rounded(v) for n, v in told.psnr.items()}},
         "media": publish_media(model, episodes, scores, config),
     }
+    if config.window_every:
+        content["samples"]["windows"] = len(episodes)
+    if twin:
+        content["twin_checkpoint_hash"] = twin.checkpoint_hash
+    if token_scores:
+        content["token_entropy"] = _how(token_scores)
     _tell(found, write_part("fidelity", config, found, content))
+
+
+def _how(scores: TokenScores) -> dict[str, Any]:
+    """What must be known to read token cross-entropies."""
+    return {
+        "unit": "nats a token",
+        "prediction": "mean over sampled rollouts of the next-token probabilities after each one's own frames",
+        "mixture": "(1 - eps) p + eps u; u the unigram of tokens, eps the most likely one, both of the train split",
+        "eps": {name: rounded(values) for name, values in scores.eps.items()},
+    }
 
 
 def run_value(config: ValueConfig) -> None:

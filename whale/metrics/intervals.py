@@ -24,3 +24,16 @@ def bootstrap_interval(statistic: Callable[[np.ndarray], float], num_units: int,
 def mean_interval(values: np.ndarray, seed: int) -> tuple[float, float]:
     """`bootstrap_interval` of the mean of one value per unit, float [N]."""
     return bootstrap_interval(lambda drawn: values[drawn].mean(), len(values), seed)
+
+
+def cluster_means(values: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """The mean of each cluster's values, NaN left out: float [N, ...] with cluster numbers [N] -> float [E, ...].
+
+    Values of one cluster (windows of an episode) go together, so the cluster is the unit: `mean_interval` of these
+    means resamples whole clusters. Every cluster counts the same; one without values is NaN.
+    """
+    shape = (clusters.max() + 1, *values.shape[1:])
+    total, count = np.zeros(shape), np.zeros(shape)
+    np.add.at(total, clusters, np.nan_to_num(values))
+    np.add.at(count, clusters, ~np.isnan(values))
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
