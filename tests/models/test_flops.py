@@ -82,9 +82,18 @@ def test_world_model(name, frames):
     assert needed <= scores <= computed
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+TOKENIZERS = {
+    "tiny": tiny_config().tokenizer,
+    "odd": ODD.tokenizer,
+    "fsq": replace(ODD.tokenizer, quantizer=FSQConfig(levels=(5, 4, 3))),
+    "wide encoder": replace(ODD.tokenizer, encoder_width=36),
+    "encoder that sees around": replace(ODD.tokenizer, encoder_width=36, encoder_reach=1),
+}
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
 def test_tokenizer(name):
-    model = VideoTokenizer(CONFIGS[name].tokenizer)
+    model = VideoTokenizer(TOKENIZERS[name])
     config = model.config
     size, tokens, width = config.image_px, config.tokens_per_frame, config.width
     frames = torch.randint(256, (4, size, size, 3), dtype=torch.uint8)
@@ -95,10 +104,14 @@ def test_tokenizer(name):
         model.decode_codes(code.view(x_NSC.shape)[None])
 
     scores, others = counted(call)
-    space, time = (4 * 4 * width * tokens * n for n in (tokens * config.decoder_depth, pairs(4, config.decoder_frames)))
-    expected = 4 * sum(forward_flops(config, 4).values())
-    assert others + space + time == pytest.approx(expected, rel=1e-12)
-    assert space + time <= scores <= space + 4 * 4 * width * tokens * 4
+    layers = {(width, tokens, tokens): config.decoder_depth, (width, pairs(4, config.decoder_frames), 4): 1}
+    if config.encoder_reach:
+        mask = window_mask(config.grid, config.encoder_reach)
+        layers[(config.encoder_width, float(mask.sum()) / tokens, tokens)] = 1
+    needed = sum(4 * 4 * tokens * num * channels * seen for (channels, seen, _), num in layers.items())
+    computed = sum(4 * 4 * tokens * num * channels * places for (channels, _, places), num in layers.items())
+    assert others + needed == pytest.approx(4 * sum(forward_flops(config, 4).values()), rel=1e-12)
+    assert needed <= scores <= computed
 
 
 @pytest.mark.parametrize("reach", [1, 2, 7])

@@ -1,7 +1,8 @@
 """How many floating-point operations a clip costs: the matrix products that the mathematics needs, 2 m n k each.
 
-The count depends on sizes alone, not on how a layer is written. Temporal attention counts the pairs inside its causal
-band: scores that are computed and masked away are work that a faster kernel leaves out, and MFU should not reward them.
+The count depends on sizes alone, not on how a layer is written. Attention counts the pairs inside its causal band
+or its window: scores that are computed and masked away are work that a faster kernel leaves out, and MFU should not
+reward them.
 Elementwise work, norms, softmax and look-ups are not counted.
 
 Legend: S tokens a frame, C code dim, D width, V codes, W band, T frames, P values of a patch, Z embedding dim.
@@ -40,6 +41,12 @@ def keys_per_query(frames: int, band: int) -> float:
     """Mean number of frames that a frame of a clip sees in causal attention of width `band`."""
     seen = min(frames, band)
     return seen - seen * (seen - 1) / 2 / frames
+
+
+def window_places(grid: int, reach: int) -> float:
+    """Mean number of places of a grid at most `reach` rows and columns away from one, itself included."""
+    near = sum(min(grid - 1, i + reach) - max(0, i - reach) + 1 for i in range(grid))
+    return (near / grid) ** 2
 
 
 def _linear(*widths: int) -> float:
