@@ -130,8 +130,8 @@ def _training(record: dict[str, Any], tokenizer: nn.Module) -> str:
         ]
     if decay := record.get("config", {}).get("optim", {}).get("ema_decay"):
         rows += [("weights", f"averaged over the updates, decay {decay:g}")]
-    if "adapted_from" in record:
-        rows += [("adapted from weights of sha256", f"`{record['adapted_from']}`")]
+    if source := record.get("adapted_from"):
+        rows += [("adapted from weights of sha256", f"`{source}`")]
     rows += [("fingerprint of the tokenizer", f"`{tokenizer.fingerprint}`")]
     if "config" in record:
         rows += [("hash of the training configuration", f"`{hash_of(record['config'])[:16]}`")]
