@@ -26,7 +26,7 @@ from whale.checkpoint_folder import find_checkpoints
 from whale.eval.results import Figure
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-MODEL = ("dynamics.width=32", "dynamics.depth=2", "behavior.width=32", "behavior.dim=8", "validation_batches=1")
+MODEL = ("dynamics.width=32", "dynamics.depth=2", "behavior.width=32", "behavior.dim=8", "validation.batches=1")
 LOOP = ("loop.log_every=1", "loop.validate_every=100", "loop.save_every=4", "loop.milestones=[]", "loop.keep=3")
 
 

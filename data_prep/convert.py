@@ -157,7 +157,7 @@ def convert_with(config: ConvertConfig, pool: ProcessPoolExecutor | None) -> int
         elif not lock.may_finish():  # asked after all records were there, so the one that may finish saw them too
             say(f"{config.out}: task {config.task} of {config.tasks} is done; another one is finishing")
         else:
-            return finish(config, spec.name, [records[shard.unit] for shard in source.shards], source.shards, table)
+            return finish(config, spec, [records[shard.unit] for shard in source.shards], source.shards, table)
     return None
 
 

@@ -10,6 +10,7 @@ from whale.clips.manifest import SPLITS, Manifest, UnitRecord, derive_manifest, 
 from whale.clips.stats import write_stats
 from whale.data_prep.config import ConvertConfig
 from whale.data_prep.folder import clear, remove_notes, remove_strangers
+from whale.data_prep.oxe.spec import DatasetSpec
 from whale.data_prep.source import InputShard
 from whale.data_prep.split import SplitTable
 from whale.errors import UserError
@@ -88,7 +89,8 @@ def _is_finished(folder: Path, manifest: Manifest, damaged: bool) -> bool:
 
 
 def finish(
-    config: ConvertConfig, dataset: str, records: Sequence[UnitRecord], shards: Sequence[InputShard], table: SplitTable
+    config: ConvertConfig, spec: DatasetSpec, records: Sequence[UnitRecord], shards: Sequence[InputShard],
+    table: SplitTable,
 ) -> int | None:
     """Write what is derived from the records of all input shards, and show the report.
 
@@ -97,7 +99,7 @@ def finish(
     Raises:
         UserError: no clip is left on one side.
     """
-    manifest = derive_manifest(records, dataset, None)
+    manifest = derive_manifest(records, spec.name, None)
     _check_result(config, manifest)
     left_out = _quarantine(records)
     report = _report(config, manifest, records, table, sum(shard.num_records for shard in shards))
@@ -105,7 +107,7 @@ def finish(
     unreadable = sum(max(1, one["num_records"]) for one in left_out if one["reason"].startswith(_UNREADABLE))
     damaged = unreadable > config.max_unreadable
     if not _is_finished(config.out, manifest, damaged):
-        write_stats(config.out, manifest)
+        write_stats(config.out, manifest, spec.embodiment, spec.licence)
         remove_strangers(config.out, manifest, len(shards))
         write_json(config.out / "convert_report.json", report)
         write_json(config.out / "quarantine.json", {"episodes": left_out})

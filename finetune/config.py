@@ -9,6 +9,7 @@ from whale.engine import EngineConfig
 from whale.loop import LoopConfig
 from whale.objectives.dynamics_loss import DynamicsLossConfig
 from whale.objectives.tokenizer_loss import TokenizerLossConfig
+from whale.objectives.validation import ValidationConfig
 from whale.optim import OptimConfig
 from whale.tracker import TrackerConfig
 
@@ -57,5 +58,5 @@ class WorldModelAdaptationConfig:
     """Devices and precision."""
     tracker: TrackerConfig = TrackerConfig()
     """Where metrics go."""
-    validation_batches: int = 4
-    """Held-out batches that a validation scores."""
+    validation: ValidationConfig = ValidationConfig(batches=4)
+    """What a validation scores, and what it asks for."""

@@ -1,6 +1,6 @@
 """`whale finetune world_model`: adapt an exported world model to a few demonstrations."""
 
-from whale.checkpoint import load_weights_of
+from whale.checkpoint import WEIGHTS, load_weights_of, sha256_file
 from whale.clips.loader import ClipLoader
 from whale.clips.reader import ClipReader
 from whale.config import to_values
@@ -13,10 +13,10 @@ from whale.hub import find_export
 from whale.loop import Run, claim, fit
 from whale.models.tokenizer import VideoTokenizer
 from whale.models.world_model import WorldModel, WorldModelConfig
-from whale.objectives.dynamics_loss import DynamicsObjective
+from whale.objectives.dynamics_objective import DynamicsObjective
 from whale.progress import say
 from whale.ranks import join
-from whale.validate import held_out_batches
+from whale.validate import read_held_out
 
 
 def adapt_world_model(config: WorldModelAdaptationConfig) -> None:
@@ -39,10 +39,8 @@ def adapt_world_model(config: WorldModelAdaptationConfig) -> None:
         tokenizer = adapt_tokenizer(config, here)
         model = build_model(config, tokenizer)
         loader = ClipLoader(config.demos, "train", here.rank, here.world_size, model.scales)
-        held_out = held_out_batches(
-            config.demos, model.scales, config.validation_batches, here, config.engine.micro_batch
-        )
-        objective = DynamicsObjective(model, config.loss, held_out)
+        held_out = read_held_out(config.demos, model, config.validation, here, config.engine.micro_batch)
+        objective = DynamicsObjective(model, config.loss, *held_out, config.validation)
         run = Run("finetune world_model", config.run, config.loop, config.optim, config.engine, config.tracker, config)
         figures = fit(objective, loader, here, run)
         if here.is_main:
@@ -58,6 +56,7 @@ def _export(
         "step": config.loop.steps,
         "figures": figures,
         "config": to_values(config),
+        "adapted_from": None if config.from_scratch else sha256_file(find_export(config.source) / WEIGHTS),
         "tokenizer": tokenizer.record,
         **data_record(config.demos),
     }

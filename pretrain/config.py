@@ -11,6 +11,7 @@ from whale.models.dynamics import DynamicsConfig
 from whale.models.tokenizer import TokenizerConfig
 from whale.objectives.dynamics_loss import DynamicsLossConfig
 from whale.objectives.tokenizer_loss import TokenizerLossConfig
+from whale.objectives.validation import ValidationConfig
 from whale.optim import OptimConfig
 from whale.tracker import TrackerConfig
 
@@ -65,8 +66,8 @@ class TrainDynamicsConfig:
     """Devices and precision."""
     tracker: TrackerConfig = TrackerConfig()
     """Where metrics go."""
-    validation_batches: int = 8
-    """Held-out batches that a validation scores."""
+    validation: ValidationConfig = ValidationConfig()
+    """What a validation scores, and what it asks for."""
 
 
 @configclass

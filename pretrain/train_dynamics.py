@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 
 import numpy as np
-from safetensors.torch import load_file
 
-from whale.checkpoint import damage, load_weights
+from whale.checkpoint import damage, load_weights_of
 from whale.checkpoint_folder import Checkpoint, find_checkpoints
 from whale.clips.loader import ClipLoader
 from whale.clips.reader import ClipReader
@@ -18,13 +17,13 @@ from whale.loop import Run, fit
 from whale.models.dataset_card import dataset_cards
 from whale.models.tokenizer import VideoTokenizer
 from whale.models.world_model import WorldModel, WorldModelConfig
-from whale.objectives.dynamics_loss import DynamicsObjective
+from whale.objectives.dynamics_objective import DynamicsObjective
 from whale.pretrain.config import ExportConfig, TrainDynamicsConfig
 from whale.progress import say
 from whale.ranks import join
 from whale.runtime import seed_everything
 from whale.tracker import METRICS_FILE, validation_at
-from whale.validate import held_out_batches
+from whale.validate import read_held_out
 
 
 def build_model(config: TrainDynamicsConfig) -> WorldModel:
@@ -62,10 +61,8 @@ def train_dynamics(config: TrainDynamicsConfig) -> None:
     with join(config.engine.device, config.run) as here:
         model = build_model(config)
         loader = ClipLoader(config.data, "train", here.rank, here.world_size, model.scales)
-        held_out = held_out_batches(
-            config.data, model.scales, config.validation_batches, here, config.engine.micro_batch
-        )
-        objective = DynamicsObjective(model, config.loss, held_out)
+        held_out = read_held_out(config.data, model, config.validation, here, config.engine.micro_batch)
+        objective = DynamicsObjective(model, config.loss, *held_out, config.validation)
         run = Run("pretrain dynamics", config.run, config.loop, config.optim, config.engine, config.tracker, config)
         fit(objective, loader, here, run)
         if here.is_main:
@@ -77,7 +74,7 @@ def export(config: ExportConfig) -> None:
     training = load_config(TrainDynamicsConfig, [config.run / "config.yaml"])
     checkpoint = _choose(config.run, config.step)
     model = build_model(training)
-    load_weights(model, load_file(checkpoint.folder / "model.safetensors"), str(checkpoint.folder))
+    load_weights_of(config.run, checkpoint.step, model)
     order = json.loads((checkpoint.folder / "state.json").read_text())["order"]
     record = {
         "step": checkpoint.step,

@@ -22,6 +22,7 @@ from whale.models.dynamics import DynamicsConfig
 from whale.models.quantizer import VQConfig
 from whale.models.tokenizer import TokenizerConfig
 from whale.models.world_model import WorldModel
+from whale.objectives.validation import ValidationConfig
 from whale.optim import OptimConfig
 from whale.pretrain.config import TrainDynamicsConfig, TrainTokenizerConfig
 from whale.tracker import read_metrics
@@ -29,6 +30,7 @@ from whale.tracker import read_metrics
 LOOP = LoopConfig(steps=10, log_every=1, validate_every=5, save_every=4)
 OPTIM = OptimConfig(name="adamw", lr=1e-3, warmup_steps=2)
 ENGINE = EngineConfig(device="cpu")
+VALIDATION = ValidationConfig(batches=1, following_clips=4, following_horizon=4)
 # Codes that are not used die within a few steps.
 QUANTIZER = VQConfig(num_codes=64, dim=16, decay=0.5)
 TOKENIZER = TokenizerConfig(image_px=16, patch_px=4, quantizer=QUANTIZER, width=16, heads=2, decoder_depth=1)
@@ -77,10 +79,10 @@ def prepare(folder: Path) -> TinyRuns:
         "dynamics": TrainDynamicsConfig(
             data=data("tokens", 6), tokenizer=folder / "source",
             dynamics=DynamicsConfig(width=16, heads=2, depth=1, band=3),
-            behavior=BehaviorConfig(dim=4, width=16, heads=2), validation_batches=1, **shared,
+            behavior=BehaviorConfig(dim=4, width=16, heads=2), validation=VALIDATION, **shared,
         ),
         "world_model": WorldModelAdaptationConfig(
-            demos=data("pixels", 6), source=folder / "source", tokenizer=recipe, validation_batches=1, **shared
+            demos=data("pixels", 6), source=folder / "source", tokenizer=recipe, validation=VALIDATION, **shared
         ),
     }  # fmt: skip
     for task, config in configs.items():
@@ -90,7 +92,7 @@ def prepare(folder: Path) -> TinyRuns:
 
 def curve(run: Path) -> list[dict[str, float]]:
     """What a run has logged, but for times: a line a step, and one a validation."""
-    timed = ("time_sec", "frames_per_sec", "data_wait")
+    timed = ("time_sec", "frames_per_sec", "tokens_per_sec", "mfu", "data_wait", "checkpoint_stall_sec")
     return [{k: v for k, v in line.items() if k not in timed} for line in read_metrics(run / "metrics.jsonl")]
 
 

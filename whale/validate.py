@@ -10,7 +10,18 @@ from whale.actions import ActionScale
 from whale.clips.loader import ClipLoader, DataConfig
 from whale.clips.reader import ClipReader
 from whale.errors import UserError
+from whale.models.world_model import WorldModel
+from whale.objectives.validation import ValidationConfig
 from whale.ranks import Ranks
+
+
+def read_held_out(
+    data: DataConfig, model: WorldModel, config: ValidationConfig, here: Ranks, micro_batch: int | None
+) -> tuple[list[dict[str, Tensor]], dict[str, Tensor] | None]:
+    """What a dynamics objective validates on: batches to predict, and clips to imagine."""
+    frames = model.config.dynamics.band + config.following_horizon
+    batches = held_out_batches(data, model.scales, config.batches, here, micro_batch)
+    return batches, following_batch(data, model.scales, config.following_clips, frames, here)
 
 
 def held_out_batches(
@@ -28,6 +39,37 @@ def held_out_batches(
         for batch in islice(loader.batches(), count)
         for i in range(0, len(batch["position"]), size)
     ]
+
+
+def following_batch(
+    config: DataConfig, scales: dict[str, ActionScale], clips: int, frames: int, here: Ranks
+) -> dict[str, Tensor] | None:
+    """This rank's share of held-out clips, each with the actions of another of its dataset; None where `clips` is 0.
+
+    To the entries of `ClipLoader.batches` come `other_actions` and `other_action_mask`, and `scored`, bool [B, T]: both
+    clips last until there. A clip is left unscored where all clips of its dataset have the same actions.
+    """
+    if not clips:
+        return None
+    number = -(-clips // here.world_size) * here.world_size
+    everything = tuple(replace(source, clips=None) for source in config.sources)
+    longer = replace(config, sources=everything, frames=frames, batch=number, workers=0)
+    batch = next(ClipLoader(longer, "val", scales=scales).batches())  # all ranks read all: partners may be anywhere
+    partner = torch.tensor([_partner(i, batch) for i in range(number)])
+    batch |= {f"other_{name}": batch[name][partner] for name in ("actions", "action_mask")}
+    batch["scored"] = batch["valid"] & batch["valid"][partner] & (partner != torch.arange(number))[:, None]
+    share = number // here.world_size
+    return {name: value[here.rank * share : (here.rank + 1) * share].clone() for name, value in batch.items()}
+
+
+def _partner(clip: int, batch: dict[str, Tensor]) -> int:
+    """The next clip of the same dataset with other actions; the clip itself where there is none."""
+    number = len(batch["position"])
+    for other in ((clip + k) % number for k in range(1, number)):
+        same = batch["actions"][other].equal(batch["actions"][clip])
+        if not same and batch["embodiment"][other] == batch["embodiment"][clip]:
+            return other
+    return clip
 
 
 def held_out_frames(config: DataConfig, count: int) -> Tensor:

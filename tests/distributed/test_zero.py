@@ -18,7 +18,7 @@ from whale.zero import render
 
 # The fourth micro-batch of rank 1 alone has a gradient, or a loss, that is not finite.
 POISON = """
-from whale.objectives.dynamics_loss import DynamicsObjective
+from whale.objectives.dynamics_objective import DynamicsObjective
 
 def poisoned(self, *arguments, forward=DynamicsObjective.forward, calls=[]):
     loss, figures = forward(self, *arguments)

@@ -11,7 +11,9 @@ from tiny_model import CARD, tiny_config
 
 from whale.models.world_model import WorldModel
 from whale.objectives.clip_noise import ClipNoise
-from whale.objectives.dynamics_loss import DynamicsLossConfig, DynamicsObjective
+from whale.objectives.dynamics_loss import DynamicsLossConfig
+from whale.objectives.dynamics_objective import DynamicsObjective
+from whale.objectives.noise import NO_NOISE
 from whale.optim import OptimConfig, build_optimizers
 from whale.rollout import Imagination
 
@@ -42,7 +44,7 @@ def trained() -> WorldModel:
     codes[:LEVELS] = model.tokenizer.encode_patches(patches)[:, 0].detach()
     codes[LEVELS:] += 100.0  # out of the way
     model.tokenizer.quantizer.codebook_VC.copy_(codes)
-    objective = DynamicsObjective(model, DynamicsLossConfig(token_noise=0.0), [])
+    objective = DynamicsObjective(model, DynamicsLossConfig(noise=NO_NOISE), [])
     optimizers = build_optimizers(model, OptimConfig(name="adamw"))
     for optimizer in optimizers:
         optimizer.param_groups[0]["lr"] = 1e-2

@@ -18,7 +18,7 @@ SMALLER = {
     "tabletop_collect": "episodes=36 steps=14 shards=2",
     "shifted_collect": "episodes=12 steps=14",
     "tabletop_tokenizer": "loop.steps=6 model.quantizer.num_codes=64 initial_clips=12 validation_clips=4",
-    "tabletop_dynamics": "loop.steps=6 loop.milestones=[3] dynamics.width=32 dynamics.depth=1 validation_batches=1",
+    "tabletop_dynamics": "loop.steps=6 loop.milestones=[3] dynamics.width=32 dynamics.depth=1 validation.batches=1",
     "tabletop_export_early": "step=3",
     "shifted": "loop.steps=3 tokenizer.loop.steps=3 demos.sources=[{folder: runs/demo/clips/shifted, clips: 4}]",
     "shifted_scratch": "loop.steps=3 demos.sources=[{folder: runs/demo/clips/shifted, clips: 4}]",

@@ -39,7 +39,7 @@ SMALLER = {
     "tokenizer": "loop.steps=6 model.quantizer.num_codes=64 initial_clips=12 validation_clips=4",
     "tokenize": "",
     "dynamics": "loop.steps=60 loop.log_every=1 loop.validate_every=60 loop.milestones=[] "
-    "dynamics.width=32 dynamics.depth=1 validation_batches=1",
+    "dynamics.width=32 dynamics.depth=1 validation.batches=1",
     "fidelity": "max_episodes=8 min_episodes=4 horizons=[1,8]",
     "report": "",
 }

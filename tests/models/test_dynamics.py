@@ -9,7 +9,8 @@ from tiny_model import random_batch, randomise, tiny_config
 
 from whale.models.world_model import WorldModel
 from whale.objectives.clip_noise import ClipNoise
-from whale.objectives.dynamics_loss import DynamicsLossConfig, DynamicsObjective
+from whale.objectives.dynamics_loss import DynamicsLossConfig
+from whale.objectives.dynamics_objective import DynamicsObjective
 
 
 def build(**switches) -> WorldModel:

@@ -3,7 +3,9 @@ import torch.nn.functional as F
 from tiny_model import random_batch, random_model
 
 from whale.objectives.clip_noise import ClipNoise
-from whale.objectives.dynamics_loss import DynamicsLossConfig, DynamicsObjective, dynamics_loss, replace_tokens
+from whale.objectives.dynamics_loss import DynamicsLossConfig, dynamics_loss
+from whale.objectives.dynamics_objective import DynamicsObjective
+from whale.objectives.noise import NO_NOISE, NoiseConfig, replace_tokens
 
 
 def noise(batch=2):
@@ -23,7 +25,7 @@ def test_cross_entropy_is_of_the_next_frame():
     """The target of frame t is frame t + 1: against the definition, one position at a time."""
     model = random_model()
     batch = random_batch(model)
-    config = DynamicsLossConfig(token_noise=0.0)
+    config = DynamicsLossConfig(noise=NO_NOISE)
     _, figures = loss_of(model, batch, config)
     features = model.action_features(batch)
     prior = model.prior(model.behavior.summary(model.codes(batch["tokens"])), features)
@@ -47,7 +49,7 @@ def test_padding_and_masks_do_not_count():
         batch[name] = batch[name].clone()
         batch[name][:, 5:] = False
     batch["actions"] = batch["actions"] * batch["action_mask"]
-    config = DynamicsLossConfig(token_noise=0.0)
+    config = DynamicsLossConfig(noise=NO_NOISE)
     before, _ = loss_of(model, batch, config)
     spoiled = {**batch, "tokens": batch["tokens"].clone(), "rewards": batch["rewards"].clone()}
     spoiled["tokens"][:, 5:] = 0
@@ -93,7 +95,7 @@ def test_the_mean_loss_of_parts_is_the_loss_of_the_batch():
     for name, lengths in (("valid", (8, 3, 5, 8)), ("reward_mask", (8, 0, 2, 0)), ("terminated_mask", (0, 0, 5, 1))):
         batch[name] = torch.arange(8) < torch.tensor(lengths)[:, None]
     batch["action_mask"] = batch["action_mask"] & batch["valid"][..., None]
-    objective = DynamicsObjective(model, DynamicsLossConfig(token_noise=0.2), [])
+    objective = DynamicsObjective(model, DynamicsLossConfig(noise=NoiseConfig(tokens=0.2)), [])
     counts = objective.counts(batch)
     whole, figures = objective(batch, counts, noise(4))
     for cut in (1, 2):
@@ -110,7 +112,7 @@ def test_the_mean_loss_of_parts_is_the_loss_of_the_batch():
 
 def test_frames_are_tokenized_on_the_way():
     model = random_model()
-    objective = DynamicsObjective(model, DynamicsLossConfig(token_noise=0.0), [])
+    objective = DynamicsObjective(model, DynamicsLossConfig(noise=NO_NOISE), [])
     batch = random_batch(model)
     frames = torch.randint(256, (2, 8, 16, 16, 3), dtype=torch.uint8)
     batch["tokens"] = model.tokenizer.encode(frames.flatten(0, 1)).unflatten(0, (2, 8))
@@ -124,7 +126,7 @@ def test_overfits_one_batch():
     torch.manual_seed(0)
     model = random_model().float().train()
     batch = {k: v.float() if v.dtype == torch.float64 else v for k, v in random_batch(model).items()}
-    objective = DynamicsObjective(model, DynamicsLossConfig(token_noise=0.0), [])
+    objective = DynamicsObjective(model, DynamicsLossConfig(noise=NO_NOISE), [])
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     losses = []
     for _ in range(150):

@@ -27,6 +27,7 @@ from whale.models.dynamics import DynamicsConfig
 from whale.models.quantizer import VQConfig
 from whale.models.tokenizer import TokenizerConfig, VideoTokenizer
 from whale.models.world_model import WorldModel
+from whale.objectives.validation import ValidationConfig
 from whale.optim import OptimConfig
 from whale.pretrain.config import ExportConfig, TrainDynamicsConfig, TrainTokenizerConfig
 from whale.pretrain.train_dynamics import export, train_dynamics
@@ -50,7 +51,7 @@ def dynamics_config(root: Path, run: Path, **loop) -> TrainDynamicsConfig:
     return TrainDynamicsConfig(
         run=run, data=data, tokenizer=root / "tokenizer/export", loop=replace(LOOP, **loop),
         dynamics=DynamicsConfig(width=16, heads=2, depth=1, band=3), behavior=BehaviorConfig(dim=4, width=16, heads=2),
-        optim=OptimConfig(warmup_steps=2), validation_batches=2,
+        optim=OptimConfig(warmup_steps=2), validation=ValidationConfig(batches=2),
     )  # fmt: skip
 
 

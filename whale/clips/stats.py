@@ -95,8 +95,10 @@ def _chunks(reader: ClipReader) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield windows.actions[known], windows.rewards[rewarded][:, None]
 
 
-def write_stats(folder: Path, manifest: Manifest) -> None:
+def write_stats(folder: Path, manifest: Manifest, robot: str = "", licence: str = "") -> None:
     """Read the numbers of every train clip of a folder whose manifest is about to be published; publish `stats.json`.
+
+    With them go the words that a model is to say of its data: the robot and the licence.
 
     Raises:
         UserError: no train clip has a known action, or a clip is damaged.
@@ -114,7 +116,8 @@ def write_stats(folder: Path, manifest: Manifest) -> None:
         for summary, part in zip(summaries, chunk, strict=False):
             summary.add_again(part)
     values: dict[str, Any] = {
-        "dataset": reader.manifest.dataset, "num_clips": len(reader), "num_frames": int(reader.num_frames.sum()),
+        "dataset": reader.manifest.dataset, "robot": robot, "licence": licence,
+        "num_clips": len(reader), "num_frames": int(reader.num_frames.sum()),
         "actions": {"count": actions.count, **actions.values()}, "rewards": None,
     }
     if rewards.count:

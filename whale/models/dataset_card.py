@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from whale.actions import ActionScale
+from whale.actions import ACTION_NAMES, ActionScale, ActionStatus
 from whale.clips.reader import ClipReader
 from whale.clips.stats import read_scale, read_stats
 from whale.config import configclass
@@ -28,6 +28,10 @@ class DatasetCard:
     """Standard deviation of the reward of the train split, 1 where it is constant or absent."""
     control_period_sec: float
     """Time between two frames."""
+    robot: str = ""
+    """Robot and gripper, where known."""
+    licence: str = ""
+    """Licence of the data, where known."""
 
     @property
     def scale(self) -> ActionScale:
@@ -38,7 +42,8 @@ class DatasetCard:
 def dataset_card(folder: Path) -> tuple[str, DatasetCard]:
     """Name and card of the dataset in a folder of clips, from its `stats.json` and its first clip."""
     name, scale = read_scale(folder)
-    rewards = read_stats(folder)["rewards"]
+    stats = read_stats(folder)
+    rewards = stats["rewards"]
     info = ClipReader(folder, "train").read(0, with_frames=False).info
     varied = rewards is not None and rewards["std"] > 1e-8
     return name, DatasetCard(
@@ -49,6 +54,8 @@ def dataset_card(folder: Path) -> tuple[str, DatasetCard]:
         reward_mean=rewards["mean"] if rewards is not None else 0.0,
         reward_std=rewards["std"] if varied else 1.0,
         control_period_sec=info.control_period_sec,
+        robot=stats.get("robot", ""),
+        licence=stats.get("licence", ""),
     )
 
 
@@ -56,14 +63,31 @@ def dataset_cards(folders: Iterable[Path]) -> dict[str, DatasetCard]:
     """The card of every dataset in the folders.
 
     Raises:
-        UserError: two folders hold the same dataset with different cards; one model scales a dataset in one way.
+        UserError: two folders hold the same dataset with different cards; one model scales a dataset in one way. Or an
+            actuated dimension never changes: a model would be told that something moves when nothing does.
     """
     cards: dict[str, DatasetCard] = {}
     for folder in folders:
         name, card = dataset_card(folder)
+        _refuse_still(folder, name, card)
         if cards.setdefault(name, card) != card:
             raise UserError(
                 f"two sources hold {name!r} with different statistics or action meanings (the second is {folder})",
                 "convert them together, so that they share their statistics",
             )
     return cards
+
+
+def _refuse_still(folder: Path, name: str, card: DatasetCard) -> None:
+    actions = read_stats(folder)["actions"]
+    still = [
+        ACTION_NAMES[i]
+        for i, status in enumerate(card.action_status)
+        if status == ActionStatus.ACTUATED and actions["min"][i] == actions["max"][i]
+    ]
+    if still:
+        raise UserError(
+            f"{name!r} ({folder}) calls the action dimensions {', '.join(still)} actuated, and in its train split they "
+            "never change",
+            "in its spec, correct where they are read from, or leave them out with `absent: fixed`; then convert again",
+        )

@@ -22,12 +22,14 @@ class ClipNoise:
 
     Args:
         seed, step: of the run.
-        position_B: places of the clips in the run, int64 [B], as `whale.clips.loader` gives them; says the device too.
+        position_B: places of the clips in the run, int64 [B] in host memory, as `whale.clips.loader` gives them.
+        device: where the draws are wanted.
     """
 
-    def __init__(self, seed: int, step: int, position_B: Tensor):
-        self._device = position_B.device
-        self._generators = [seeded_generator(seed, step, position) for position in position_B.tolist()]
+    def __init__(self, seed: int, step: int, position_B: Tensor, device: torch.device | str = "cpu"):
+        self.step = step
+        self._seed, self._positions, self._device = seed, position_B.tolist(), device
+        self._generators = [seeded_generator(seed, step, position) for position in self._positions]
 
     def uniform(self, *shape: int) -> Tensor:
         """float32 [B, *shape] in [0, 1)."""
@@ -36,6 +38,16 @@ class ClipNoise:
     def normal(self, *shape: int) -> Tensor:
         """float32 [B, *shape] of mean 0 and variance 1."""
         return self._draw(torch.randn, shape)
+
+    def one_in(self, every: int) -> list[int]:
+        """Rows of the clips that are chosen, one of each `every` consecutive positions, anew each step."""
+        groups = {position // every for position in self._positions}
+        chosen = {group: self._chosen(group, every) for group in groups}
+        return [row for row, at in enumerate(self._positions) if at % every == chosen[at // every]]
+
+    def _chosen(self, group: int, every: int) -> int:
+        generator = seeded_generator(self._seed, self.step, group, every)
+        return int(torch.randint(every, (), generator=generator))
 
     def _draw(self, draw: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
         return torch.stack([draw(shape, generator=generator) for generator in self._generators]).to(self._device)
