@@ -21,10 +21,10 @@ class PretrainedModel(nn.Module):
     """What an export of it is called."""
     CONFIG: ClassVar[type]
     """The class of `config`; a model is built from it alone."""
-    config: Any
 
-    def __init__(self) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__()
+        self.config = config
         self.checkpoint_hash: str | None = None
         """sha256 of the weights file that it was loaded from."""
         self.record: dict[str, Any] = {}

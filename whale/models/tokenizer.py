@@ -77,8 +77,7 @@ class VideoTokenizer(PretrainedModel):
     config: TokenizerConfig
 
     def __init__(self, config: TokenizerConfig):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         patch_values, dim, width = 3 * config.patch_px**2, config.quantizer.dim, config.width
         self.patch_to_code = nn.Linear(patch_values, dim)
         # Either encoder adds nothing at first, so that codes start as components of patches.

@@ -45,8 +45,7 @@ class WorldModel(PretrainedModel):
     reward_std: Tensor
 
     def __init__(self, config: WorldModelConfig):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.tokenizer = VideoTokenizer(config.tokenizer)
         grid, code_dim = config.tokenizer.grid, config.tokenizer.quantizer.dim
         self.behavior = Behavior(code_dim, grid**2, ACTION_FEATURES, config.dynamics.band, config.behavior)
