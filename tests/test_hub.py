@@ -9,7 +9,9 @@ import torch
 from hub_server import TOKEN, Hub
 from huggingface_hub import constants
 from tiny_model import random_model
+from tiny_runs import prepare
 
+from whale.cli import main
 from whale.errors import UserError
 from whale.hub import FILES
 from whale.models.tokenizer import VideoTokenizer
@@ -190,6 +192,17 @@ def test_a_hub_that_refuses_or_is_away_is_told(hub, model, files):
     hub.close()
     with pytest.raises(UserError, match=r"cannot be fetched \(ConnectError\)"):
         WorldModel.from_pretrained("lab/whale")
+
+
+def test_adaptation_starts_from_a_hub_id(hub, monkeypatch, tmp_path):
+    runs = prepare(tmp_path / "tiny")
+    hub.add("lab/source", {name: (tmp_path / "tiny/source" / name).read_bytes() for name in FILES})
+    monkeypatch.chdir(tmp_path)
+    words = runs.words("world_model", tmp_path / "run", source="lab/source", tokenizer=None, loop__steps=1)
+    assert main([str(word) for word in words]) == 0
+    source, adapted = WorldModel.from_pretrained("lab/source"), WorldModel.from_pretrained(tmp_path / "run/export")
+    assert adapted.record["adapted_from"] == source.checkpoint_hash and same(adapted.tokenizer, source.tokenizer)
+    assert adapted.record["config"]["source"] == "lab/source" and not same(adapted.dynamics, source.dynamics)
 
 
 def test_a_folder_with_other_files_is_not_replaced(model, tmp_path):
