@@ -141,16 +141,21 @@ class Dynamics(nn.Module):
     ) -> Prediction:
         """Predict frame t+1 at every t; with a cache, x continues a stream at frame `start`; `keep` of `draw_keep`."""
         h_BTRD = self.transformer(x_BTRD, start, cache, keep_K3BD)
+        return self.read_out(codebook_VC, tokens_BTS, codes_BTSC, h_BTRD)
+
+    def read_out(self, codebook_VC: Tensor, tokens_BTS: Tensor, codes_BTSC: Tensor, h_BTRD: Tensor) -> Prediction:
+        """The heads, on what the transformer gives."""
         h_BTSD, register_BTD = h_BTRD[:, :, :-1], h_BTRD[:, :, -1]
         reward_BT, terminated_BT = self.outcome(register_BTD).unbind(-1)
         return Prediction(self._logits(codebook_VC, tokens_BTS, codes_BTSC, h_BTSD), reward_BT, terminated_BT)
 
     def _logits(self, codebook_VC: Tensor, tokens_BTS: Tensor, codes_BTSC: Tensor, h_BTSD: Tensor) -> Tensor:
         """-sharpness |target - code|^2 + copy gate at the present code + free head."""
-        free_BTSV, shift_BTSC = self.free_head(h_BTSD), self.code_shift(h_BTSD)
+        free_BTSV, shift_BTSC, gate_BTS1 = self.free_head(h_BTSD), self.code_shift(h_BTSD), self.copy_gate(h_BTSD)
         with full_precision(h_BTSD):
+            sharpness = self.sharpness.exp() / codebook_VC.shape[1] ** 0.5
             target_BTSC = codes_BTSC + shift_BTSC
             # |target|^2 is the same for every code and falls out of the softmax.
-            distance_BTSV = codebook_VC.square().sum(-1) - 2 * target_BTSC @ codebook_VC.T
-        logits_BTSV = free_BTSV - self.sharpness.exp() / codebook_VC.shape[1] ** 0.5 * distance_BTSV
-        return logits_BTSV.scatter_add(-1, tokens_BTS[..., None], self.copy_gate(h_BTSD).to(logits_BTSV.dtype))
+            metric_BTSV = F.linear(2 * sharpness * target_BTSC, codebook_VC, -sharpness * codebook_VC.square().sum(-1))
+        logits_BTSV = free_BTSV + metric_BTSV
+        return logits_BTSV.scatter_add_(-1, tokens_BTS[..., None], gate_BTS1.to(logits_BTSV.dtype))
