@@ -56,10 +56,13 @@ class Task:
     config: type
     run: Callable[[Any], int | None]
     """Returns the exit code; None is 0."""
+    plan: Callable[[Any], str] | None = None
+    """What `--dry-run` prints; None where there is nothing to plan."""
 
 
 def _usage(stage: str | None = None) -> str:
-    lines = ["usage: whale <stage> <task> <config.yaml> [more.yaml ...] [key.path=value ...] [--print-config]", ""]
+    words = "<config.yaml> [more.yaml ...] [key.path=value ...] [--print-config | --dry-run]"
+    lines = [f"usage: whale <stage> <task> {words}", ""]
     for name, (_, tasks) in TASKS.items():
         if stage in (None, name):
             lines += [f"  {name:<10} {task:<12} {line}" for task, line in tasks.items()]
@@ -71,7 +74,8 @@ def _usage(stage: str | None = None) -> str:
 def _task_usage(stage: str, name: str, task: Task) -> str:
     from whale.config_docs import field_docs
 
-    head = f"usage: whale {stage} {name} <config.yaml> [more.yaml ...] [key.path=value ...] [--print-config]"
+    flags = "[--print-config | --dry-run]" if task.plan else "[--print-config]"
+    head = f"usage: whale {stage} {name} <config.yaml> [more.yaml ...] [key.path=value ...] {flags}"
     keys = [f"  {key}\n      {text}" for key, text in field_docs(task.config).items()]
     return "\n".join([head, "", TASKS[stage][1][name], "", *keys])
 
@@ -101,15 +105,23 @@ def _run(stage: str, name: str, words: Sequence[str]) -> int:
     task: Task = importlib.import_module(TASKS[stage][0]).TASKS[name]
     flags = [word for word in words if word.startswith("-")]
     for flag in flags:
-        _choose("flag", flag, ["--print-config", "--help", "-h"])
+        _choose("flag", flag, ["--print-config", "--dry-run", "--help", "-h"])
     if "--help" in flags or "-h" in flags:
         sys.stdout.write(_task_usage(stage, name, task) + "\n")
         return 0
+    if "--dry-run" in flags and task.plan is None:
+        raise UserError(
+            f"--dry-run: {stage} {name} trains nothing whose cost could be told beforehand",
+            "leave the flag out; `--print-config` shows the configuration and stops",
+        )
     files = [Path(word) for word in words if word not in flags and "=" not in word]
     config: Any = load_config(task.config, files, [word for word in words if word not in flags and "=" in word])
-    if flags:
+    if "--print-config" in flags:
         notes = "".join(f"# {key}: {text}\n" for key, text in field_docs(task.config).items())
         sys.stdout.write(f"{notes}\n{dump_config(config)}")
+        return 0
+    if "--dry-run" in flags and task.plan is not None:
+        sys.stdout.write(task.plan(config) + "\n")
         return 0
     return task.run(config) or 0
 

@@ -58,6 +58,15 @@ def _widen(tokens: "Tensor", pinned: bool) -> "Tensor":
     return wide
 
 
+def empty_batch(size: int, frames: int, frame_shape: tuple[int, ...]) -> "dict[str, Any]":
+    """A batch as `BatchReader.unpack` gives it, of zeros; tokens where `frame_shape` has one dimension."""
+    import torch
+
+    fields = _fields(size, frames, frame_shape).items()
+    batch = {name: torch.zeros(shape, dtype=getattr(torch, dtype)) for name, (dtype, shape, _) in fields}
+    return {name: value.long() if name == "tokens" else value for name, value in batch.items()}
+
+
 class BatchReader:
     """Batches of `size` clips by their positions; sent to the workers.
 
