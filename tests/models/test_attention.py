@@ -20,7 +20,7 @@ def plain_attention(q, k, v, allowed):
     out = torch.zeros_like(q)
     for m in range(q.shape[0]):
         for t in range(q.shape[1]):
-            scores = [float(q[m, t] @ k[m, j]) / math.sqrt(q.shape[-1]) for j in allowed(t)]
+            scores = [float(q[m, t] @ k[m, j]) for j in allowed(t)]
             weights = [math.exp(s - max(scores)) for s in scores]
             for w, j in zip(weights, allowed(t), strict=True):
                 out[m, t] += w / sum(weights) * v[m, j]
@@ -73,7 +73,7 @@ def test_the_layer_equals_the_definition(band):
                     q, k = turned(q, 4), turned(k, 4)
                 length = len(q)
                 seen = (lambda t: range(max(0, t - band + 1), t + 1)) if band else (lambda t, m=length: range(m))
-                heads.append(plain_attention(q[None], k[None], v[None], seen)[0])
+                heads.append(plain_attention(q[None] / math.sqrt(6), k[None], v[None], seen)[0])
             expected[b, i] = torch.cat(heads, -1) @ attention.out.weight.T
     got = attention(x, start=4)
     torch.testing.assert_close(got.transpose(1, 2) if band else got, expected, atol=1e-5, rtol=1e-5)
@@ -91,7 +91,7 @@ def test_both_ways_of_attending_are_one_function(width, shape):
     up = torch.randn_like(written)
     for a, b in zip(torch.autograd.grad(fused, inputs, up), torch.autograd.grad(written, inputs, up), strict=True):
         torch.testing.assert_close(a, b)
-    torch.testing.assert_close(written, F.scaled_dot_product_attention(*inputs, attn_mask=mask))
+    torch.testing.assert_close(written, F.scaled_dot_product_attention(*inputs, attn_mask=mask, scale=1.0))
 
 
 def test_attention_can_be_differentiated_twice():

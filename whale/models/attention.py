@@ -3,6 +3,8 @@
 Legend: T queries, L keys, N heads, H head dim, D width; `...` any number of dimensions.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,13 +13,13 @@ from whale.models.norm import RMSNorm
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask_TL: Tensor | None = None) -> Tensor:
-    """Softmax attention of independent groups: queries [..., N, T, H], keys and values [..., N, L, H]."""
+    """Softmax attention of independent groups: queries [..., N, T, H], scaled, keys and values [..., N, L, H]."""
     return (attend_written_out if q.device.type == "cpu" else attend_fused)(q, k, v, mask_TL)
 
 
 def attend_fused(q: Tensor, k: Tensor, v: Tensor, mask_TL: Tensor | None = None) -> Tensor:
     """In one kernel; those there are take four dimensions."""
-    flat = F.scaled_dot_product_attention(*(x.flatten(0, -4) for x in (q, k, v)), attn_mask=mask_TL)
+    flat = F.scaled_dot_product_attention(*(x.flatten(0, -4) for x in (q, k, v)), attn_mask=mask_TL, scale=1.0)
     return flat.unflatten(0, q.shape[:-3])
 
 
@@ -27,7 +29,7 @@ def attend_written_out(q: Tensor, k: Tensor, v: Tensor, mask_TL: Tensor | None =
     if mask_TL is not None:
         bias_TL = bias_TL.masked_fill(~mask_TL, float("-inf"))
     q_MTH, k_MLH, v_MLH = (x.flatten(0, -3) for x in (q, k, v))
-    scores_MTL = torch.baddbmm(bias_TL, q_MTH, k_MLH.mT, alpha=q.shape[-1] ** -0.5)
+    scores_MTL = torch.baddbmm(bias_TL, q_MTH, k_MLH.mT)
     return torch.bmm(scores_MTL.softmax(-1), v_MLH).unflatten(0, q.shape[:-2])
 
 
@@ -44,9 +46,26 @@ def rotate(x: Tensor, start: int) -> Tensor:
     frequency = 100.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
     frame = torch.arange(start, start + x.shape[-2], device=x.device, dtype=torch.float32)
     angle = frame[:, None] * frequency
-    cos_TH, sin_TH = angle.cos().repeat(1, 2).to(x.dtype), torch.cat([-angle.sin(), angle.sin()], -1).to(x.dtype)
-    # As one product with the halves swapped: slices would cost a zero-filled copy each in the backward pass.
-    return torch.addcmul(x * cos_TH, x.roll(half, -1), sin_TH)
+    return _Rotation.apply(x, angle.cos().to(x.dtype), angle.sin().to(x.dtype))  # type: ignore[no-untyped-call]
+
+
+class _Rotation(torch.autograd.Function):
+    """Two passes over memory; autograd's own backward pass of slices fills a zero tensor for each."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        a, b = x.chunk(2, -1)
+        out = x * cos.repeat(1, 2)
+        out_a, out_b = out.chunk(2, -1)
+        out_a.addcmul_(b, sin, value=-1)
+        out_b.addcmul_(a, sin)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _Rotation.apply(gradient, cos, -sin), None, None  # type: ignore[no-untyped-call]
 
 
 class Attention(nn.Module):
@@ -69,7 +88,8 @@ class Attention(nn.Module):
         """To the same shape; `start` is the index of the first frame, `cache` holds the frames before it."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)
         over = -3 if self.band is None else 1
-        q, k, v = (y.movedim(over, -2) for y in (self.norm_q(q), self.norm_k(k), v))
+        q, k = self.norm_q(q, q.shape[-1] ** -0.5), self.norm_k(k)
+        q, k, v = (y.movedim(over, -2) for y in (q, k, v))
         if self.band is not None:
             q, k = rotate(q, start), rotate(k, start)
             if cache is not None:

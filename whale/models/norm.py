@@ -16,11 +16,12 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Any shape with the channels last."""
+    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+        """Any shape with the channels last; times `gain`."""
+        weight = (self.weight * gain).to(x.dtype)
         if x.device.type == "cpu":
-            return _RMSNormCPU.apply(x, self.weight.to(x.dtype))  # type: ignore[no-untyped-call]
-        return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), EPSILON)
+            return _RMSNormCPU.apply(x, weight)  # type: ignore[no-untyped-call]
+        return F.rms_norm(x, (x.shape[-1],), weight, EPSILON)
 
 
 def _inverse_rms(x: Tensor) -> Tensor:
@@ -44,6 +45,7 @@ class _RMSNormCPU(torch.autograd.Function):
         x, weight, scale = ctx.saved_tensors
         if torch.is_grad_enabled():
             scale = _inverse_rms(x)  # computed again, so that second derivatives see it
-        along = gradient * x * scale
-        shrink = (along @ weight)[..., None] * (scale.square() / -x.shape[-1])
-        return torch.addcmul(gradient * weight * scale, x, shrink), along.flatten(0, -2).sum(0)
+        # In the layout of x, whatever that of the gradient; in place, for autograd keeps what second derivatives need.
+        along = (x * gradient).mul_(scale)
+        inner = (along @ weight)[..., None] * (scale / -x.shape[-1])
+        return (x * inner).addcmul_(gradient, weight).mul_(scale), along.flatten(0, -2).sum(0)
