@@ -55,7 +55,7 @@ class TokenizeConfig:
     clips: Path
     """Folder of pixel clips."""
     tokenizer: Path
-    """Folder of an exported tokenizer."""
+    """An exported tokenizer: a folder, or a hub id `organisation/name`."""
     out: Path
     """Folder of clips to write."""
     batch_frames: Positive = 512

@@ -33,7 +33,7 @@ class FidelityConfig:
     out: Path
     """Folder of the results."""
     model: Path
-    """Exported world model."""
+    """Exported world model: a folder, or a hub id `organisation/name`."""
     twin: Path | None = None
     """Exported twin with `dynamics.action_blind`, scored beside it: what the model knows without actions."""
     clips: Path
@@ -81,7 +81,7 @@ class ValueConfig:
     out: Path
     """Folder of the results."""
     model: Path
-    """Exported world model."""
+    """Exported world model: a folder, or a hub id `organisation/name`."""
     undertrained: Path | None = None
     """A deliberately weak export; its figures are reported with the suffix `_undertrained`."""
     clips: Path

@@ -39,7 +39,7 @@ class WorldModelAdaptationConfig:
     run: Path
     """Run folder; the same command again goes on from its newest checkpoint."""
     source: Path
-    """The exported world model to adapt."""
+    """The exported world model to adapt: a folder, or a hub id `organisation/name`."""
     demos: DataConfig
     """Pixel clips of the demonstrations; `clips` of a source limits how many are used."""
     tokenizer: AdaptTokenizerConfig | Path | None

@@ -51,7 +51,7 @@ class TrainDynamicsConfig:
     data: DataConfig
     """Token clips."""
     tokenizer: Path
-    """The exported tokenizer that made the tokens."""
+    """The exported tokenizer that made the tokens: a folder, or a hub id `organisation/name`."""
     loop: LoopConfig
     """How long to train."""
     dynamics: DynamicsConfig = DynamicsConfig()
