@@ -85,3 +85,14 @@ def test_an_empty_job_can_be_shown(clock):
     out = Terminal()
     Progress("x", total=0, unit="clips", out=out).close()
     assert "0/0 clips" in out.getvalue()
+
+
+def test_a_plain_line_tells_the_time_left_and_leaves_the_bar_below(clock):
+    log, terminal = io.StringIO(), Terminal()
+    for out in (log, terminal):
+        bar = Progress("x", total=10, unit="steps", every_sec=float("inf"), out=out)
+        clock[0] += 20
+        bar.advance(4)
+        bar.line("step 4/10")
+    assert log.getvalue() == "step 4/10  ETA 0:30\n"
+    assert terminal.getvalue().endswith("\r\x1b[Kstep 4/10  ETA 0:30\n") and "[####" in terminal.getvalue()

@@ -9,7 +9,8 @@ so that a damaged checkpoint is found before it is used. `whale/saver.py` writes
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,22 @@ class HostCopies:
     def __init__(self) -> None:
         self._buffers: list[Tensor] = []
         self._count = 0
+        self._reserving: threading.Thread | None = None
+
+    def reserve(self, values: Iterable[Tensor]) -> None:
+        """Make memory for the first snapshot, of these tensors, in another thread."""
+        kinds = [(value.shape, value.dtype, value.is_cuda) for value in values]
+
+        def make() -> None:
+            self._buffers = [torch.empty(shape, dtype=dtype, pin_memory=pin).zero_() for shape, dtype, pin in kinds]
+
+        self._reserving = threading.Thread(target=make)
+        self._reserving.start()
 
     def begin(self) -> None:
         """A new snapshot: the copies of the last may be overwritten."""
+        if self._reserving is not None:
+            self._reserving.join()
         self._count = 0
 
     def copy(self, value: Tensor) -> Tensor:
@@ -65,13 +79,13 @@ class HostCopies:
             torch.cuda.current_stream().synchronize()
 
 
-def _optimizer_tensors(optimizers: list[torch.optim.Optimizer], copies: HostCopies) -> dict[str, Tensor]:
-    tensors = {}
-    for i, optimizer in enumerate(optimizers):
-        for j, state in optimizer.state_dict()["state"].items():
-            for name, value in state.items():
-                tensors[f"{i}.{j}.{name}"] = copies.copy(torch.as_tensor(value))
-    return tensors
+def _optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    return {
+        f"{i}.{j}.{name}": torch.as_tensor(value)
+        for i, optimizer in enumerate(optimizers)
+        for j, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+    }
 
 
 def _load_optimizers(optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
@@ -108,12 +122,18 @@ def trained_weights(folder: Path) -> Path:
     return folder / AVERAGE if (folder / AVERAGE).is_file() else folder / WEIGHTS
 
 
+def plain_state(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> tuple[dict[str, Tensor], ...]:
+    """Weights and optimiser state that lie whole on this process, as they are."""
+    return model.state_dict(), _optimizer_tensors(optimizers)
+
+
 def write_plain(
     folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], copies: HostCopies
 ) -> Callable[[], list[Path]]:
-    """Copy weights and optimiser state that lie whole on this process; the function that is returned writes them."""
-    weights = {name: copies.copy(value) for name, value in model.state_dict().items()}
-    tensors = _optimizer_tensors(optimizers, copies)
+    """Copy the plain state; the function that is returned writes it."""
+    weights, tensors = (
+        {name: copies.copy(value) for name, value in part.items()} for part in plain_state(model, optimizers)
+    )
 
     def write() -> list[Path]:
         save_file(tensors, folder / "optimizer.safetensors")

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from whale.checkpoint import HostCopies, load_plain, read_average, write_average, write_plain
+from whale.checkpoint import HostCopies, load_plain, plain_state, read_average, write_average, write_plain
 from whale.compiling import compile_blocks, stacks, uncompiled
 from whale.config import configclass
 from whale.ema import WeightAverage, averaged
@@ -172,7 +172,7 @@ class PlainEngine:
             self._forward = self._accelerator.prepare_model(objective)
         live = averaged(model).values()
         self._average = None if optim.ema_decay is None else WeightAverage(list(live), optim.ema_decay)
-        self._copies, self._norm = HostCopies(), torch.tensor(0.0)
+        self._copies, self._norm, self._first = HostCopies(), torch.tensor(0.0), True
 
     def to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """See `Engine`."""
@@ -198,6 +198,10 @@ class PlainEngine:
                 optimizer.zero_grad(set_to_none=True)
             if self._average:
                 self._average.update()
+            if self._here.is_main and self._first:
+                weights, states = (part.values() for part in plain_state(self._model, self._optimizers))
+                self._copies.reserve([*weights, *states, *(weights if self._average else ())])
+            self._first = False
         return norm
 
     def validate(self) -> dict[str, float]:
