@@ -28,6 +28,11 @@ class Repository:
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
 
+    def at(self, revision: str) -> tuple[str, dict[str, bytes]]:
+        """Hash and files of a branch or a commit."""
+        sha = self.branches.get(revision, revision)
+        return sha, self.commits[sha]
+
     def commit(self, branch: str, files: dict[str, bytes], message: str = "") -> str:
         before = self.commits.get(self.branches.get(branch, ""), {})
         self.messages.append(message)
@@ -62,7 +67,8 @@ class Hub:
         name = f"{body['organization'] or 'me'}/{body['name']}"
         if name in self.repositories:
             return 409, {}, {"error": "it exists", "url": f"{self.url}/{name}"}
-        self.add(name, {".gitattributes": b""}, private=body.get("visibility") == "private")
+        private = body.get("private") is True or body.get("visibility") == "private"  # huggingface_hub 1 and 2
+        self.add(name, {".gitattributes": b""}, private=private)
         return 200, {}, {"url": f"{self.url}/{name}"}
 
     def validate(self, body: dict[str, Any], **_: Any) -> Any:
@@ -102,20 +108,21 @@ class Hub:
         return 200, {}, {**answer, "pullRequestUrl": f"{self.url}/{name}/discussions/1" if proposed else None}
 
     def info(self, repo: Repository, name: str, rev: str = "main", **_: Any) -> Any:
-        if rev not in repo.branches:
+        if rev not in {*repo.branches, *repo.commits}:
             return 404, {"X-Error-Code": "RevisionNotFound"}, {}
-        return 200, {}, {"id": name, "sha": repo.branches[rev], "siblings": []}
+        sha, files = repo.at(rev)
+        return 200, {}, {"id": name, "sha": sha, "siblings": [{"rfilename": path} for path in files]}
 
     def tree(self, repo: Repository, rev: str, **_: Any) -> Any:
         return 200, {}, [{"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
-                         for path, content in repo.commits[rev].items()]  # fmt: skip
+                         for path, content in repo.at(rev)[1].items()]  # fmt: skip
 
     def resolve(self, repo: Repository, rev: str, path: str, allowed: bool, **_: Any) -> Any:
         if repo.gated and not allowed:
             return 403, {"X-Error-Code": "GatedRepo"}, {}
         self.fetched.append(path)
-        content = repo.commits[rev][path]
-        return 200, {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": rev}, content
+        sha, files = repo.at(rev)
+        return 200, {"ETag": f'"{hashlib.sha1(files[path]).hexdigest()}"', "X-Repo-Commit": sha}, files[path]
 
 
 ROUTES = [
