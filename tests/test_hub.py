@@ -180,7 +180,7 @@ def test_what_cannot_be_had_is_told(hub, files, source, options, said, monkeypat
     assert said in str(refused.value) and "hf_wrongOne" not in str(refused.value)
 
 
-def test_a_hub_that_refuses_or_is_away_is_told(hub, model, files):
+def test_a_hub_that_refuses_or_is_away_is_told(hub, model, files, monkeypatch):
     hub.add("lab/whale", files)
     for token in (False, "hf_wrongOne"):
         with pytest.raises(UserError) as refused:
@@ -192,6 +192,12 @@ def test_a_hub_that_refuses_or_is_away_is_told(hub, model, files):
     hub.close()
     with pytest.raises(UserError, match=r"cannot be fetched \(ConnectError\)"):
         WorldModel.from_pretrained("lab/whale")
+    with pytest.raises(UserError, match=r"cannot be reached for lab/whale \(ConnectError\)"):
+        model.push_to_hub("lab/whale", token=TOKEN)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    huggingface_hub.close_session()
+    with pytest.raises(UserError, match=r"cannot be reached for lab/whale \(OfflineModeIsEnabled\)"):
+        model.push_to_hub("lab/whale", token=TOKEN)
 
 
 def test_adaptation_starts_from_a_hub_id(hub, monkeypatch, tmp_path):

@@ -133,7 +133,7 @@ def _told(repo_id: str, before: str = "") -> Iterator[None]:
         raise UserError(
             f"the hub's repository {repo_id} has no such revision", "name a branch, a tag or a commit that it has"
         ) from None
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+    except errors.LocalEntryNotFoundError as error:
         answer = type(error.__cause__).__name__ if error.__cause__ else "it was not asked"
         raise UserError(
             f"{before}the hub's repository {repo_id} is not in the cache and cannot be fetched ({answer})",
@@ -145,4 +145,9 @@ def _told(repo_id: str, before: str = "") -> Iterator[None]:
         raise UserError(
             f"the hub {'refuses access to' if refused else 'failed on'} {repo_id} (HTTP status {status})",
             log_in if refused else "try again later; the hub's own state is told at https://status.huggingface.co",
+        ) from None
+    except (errors.OfflineModeIsEnabled, errors.HTTPError) as error:  # the client's own: no answer at all
+        raise UserError(
+            f"the hub cannot be reached for {repo_id} ({type(error).__name__})",
+            "try again where there is a network, without HF_HUB_OFFLINE",
         ) from None
