@@ -1,5 +1,8 @@
 """A small world model with random weights, large enough to show every dependence."""
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 
 from whale.models.behavior import BehaviorConfig
@@ -43,9 +46,14 @@ def randomise(module: torch.nn.Module, seed: int = 0) -> None:
         parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
 
 
-def random_model(band: int = 3, depth: int = 2, seed: int = 0) -> WorldModel:
+def random_model(
+    band: int = 3, depth: int = 2, seed: int = 0, datasets: tuple[str, ...] = ("tabletop",), **switches: Any
+) -> WorldModel:
+    """In float64; `switches` are of its dynamics."""
     torch.manual_seed(seed)
-    model = WorldModel(tiny_config(band, depth))
+    config = tiny_config(band, depth)
+    dynamics = replace(config.dynamics, **switches)
+    model = WorldModel(replace(config, dynamics=dynamics, datasets=dict.fromkeys(datasets, CARD)))
     randomise(model, seed)
     return model.double().eval()
 

@@ -7,7 +7,7 @@ from whale.models.behavior import Gaussian, kl_divergence
 
 def test_kl_equals_torch():
     torch.manual_seed(0)
-    q, p = (Gaussian(torch.randn(4, 6), 0.5 * torch.randn(4, 6)) for _ in range(2))
+    q, p = (Gaussian(torch.randn(4, 6).double(), 0.5 * torch.randn(4, 6).double()) for _ in range(2))
     as_torch = [Independent(Normal(g.mean, g.log_std.exp()), 1) for g in (q, p)]
     torch.testing.assert_close(kl_divergence(q, p), torch_kl(*as_torch))
 

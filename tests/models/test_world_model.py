@@ -20,16 +20,56 @@ def predict(model, batch):
     return model.predict(batch["tokens"], features, prior.mean, batch)
 
 
+def predict_with_draw(model, batch):
+    """As in training: z drawn from the prior with given noise."""
+    features = model.action_features(batch)
+    prior = model.prior(model.behavior.summary(model.codes(batch["tokens"])), features)
+    noise = torch.randn(prior.mean.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return model.predict(batch["tokens"], features, prior.sample(noise), batch)
+
+
+@pytest.mark.parametrize("blind", [False, True])
 @pytest.mark.parametrize("t", [0, 3, 6])
-def test_later_frames_and_actions_change_no_earlier_prediction(model, batch, t):
-    before = predict(model, batch)
-    tokens, actions = batch["tokens"].clone(), batch["actions"].clone()
-    tokens[:, t + 1 :] = (tokens[:, t + 1 :] + 1) % 32
-    actions[:, t + 1 :] += batch["action_mask"][:, t + 1 :] * 1.0
-    after = predict(model, {**batch, "tokens": tokens, "actions": actions})
+def test_nothing_later_changes_an_earlier_prediction(t, blind):
+    """Tokens, actions, their masks, rewards, ends and validity after t; z is drawn from the prior."""
+    model = random_model(action_blind=blind)
+    batch = random_batch(model)
+    later = {name: value.clone() for name, value in batch.items()}
+    later["tokens"][:, t + 1 :] = (later["tokens"][:, t + 1 :] + 1) % 32
+    later["actions"][:, t + 1 :] += 1.0
+    for name in ("action_mask", "reward_mask", "terminated", "terminated_mask", "valid"):
+        later[name][:, t + 1 :] ^= True
+    later["rewards"][:, t + 1 :] += 1.0
+    before, after = predict_with_draw(model, batch), predict_with_draw(model, later)
     for name in before._fields:
         assert torch.equal(getattr(before, name)[:, : t + 1], getattr(after, name)[:, : t + 1]), name
         assert not torch.allclose(getattr(before, name)[:, t + 1 :], getattr(after, name)[:, t + 1 :]), name
+
+
+def test_the_present_action_reaches_the_prediction_beside_z(model, batch):
+    """With z held, so that the action's own way in is seen; and z has one too."""
+    features = model.action_features(batch)
+    z = torch.zeros(2, 8, 6, dtype=torch.float64)
+    before = model.predict(batch["tokens"], features, z, batch).logits_BTSV
+    for changed in ((features + 0.1, z), (features, z + 0.1)):
+        assert (model.predict(batch["tokens"], *changed, batch).logits_BTSV - before).abs().min(0).values.max() > 1e-3
+
+
+INPUTS = {
+    "action_status": lambda value: torch.full_like(value, 1),
+    "action_type": lambda value: value + 1,
+    "embodiment": lambda value: value + 1,
+    "control_period_sec": lambda value: 2 * value,
+}
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_each_constant_input_changes_every_output(name):
+    model = random_model(datasets=("a", "b"))
+    batch = {**random_batch(model), "action_mask": torch.zeros(2, 8, 7, dtype=torch.bool)}
+    before, after = predict(model, batch), predict(model, {**batch, name: INPUTS[name](batch[name])})
+    for field in before._fields:
+        assert (getattr(before, field) - getattr(after, field)).abs().min() > 0, field
 
 
 def test_present_action_and_frame_matter(model, batch):
