@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
-
 from whale.checkpoint import damage, load_weights_of
 from whale.checkpoint_folder import Checkpoint, find_checkpoints
 from whale.clips.loader import ClipLoader
@@ -12,6 +10,7 @@ from whale.clips.reader import ClipReader
 from whale.config import load_config, to_values
 from whale.data_record import data_record
 from whale.errors import UserError
+from whale.estimate import parameter_counts
 from whale.export import save_export
 from whale.loop import Run, fit
 from whale.models.dataset_card import dataset_cards
@@ -85,12 +84,8 @@ def export(config: ExportConfig) -> None:
         **data_record(training.data),
     }
     save_export(config.out, "world_model", model, model.config, record)
-    say(f"exported step {checkpoint.step} to {config.out} ({num_parameters(model) / 1e6:.2f}M parameters)")
-
-
-def num_parameters(model: WorldModel) -> int:
-    """Parameters of all parts; the codebook counts as one of them."""
-    return int(sum(np.prod(p.shape) for p in model.parameters()) + model.tokenizer.quantizer.codebook_VC.numel())
+    millions = sum(parameter_counts(model).values()) / 1e6
+    say(f"exported step {checkpoint.step} to {config.out} ({millions:.2f}M parameters)")
 
 
 def _choose(run: Path, step: int | None) -> Checkpoint:
