@@ -8,6 +8,7 @@ import torch
 from whale.clips.loader import DataConfig
 from whale.export import read_config, read_export
 from whale.models.dataset_card import DatasetCard, dataset_cards
+from whale.models.quantizer import VQConfig
 from whale.models.tokenizer import TokenizerConfig, VideoTokenizer
 from whale.models.world_model import WorldModel, WorldModelConfig
 from whale.objectives.dynamics_objective import DynamicsObjective
@@ -15,7 +16,9 @@ from whale.objectives.tokenizer_loss import TokenizerObjective
 from whale.plan import Plan, describe
 from whale.pretrain.config import TrainDynamicsConfig, TrainTokenizerConfig
 
-ASSUMED_TOKENIZER = TokenizerConfig(image_px=256, patch_px=16)
+ASSUMED_TOKENIZER = TokenizerConfig(
+    image_px=256, patch_px=16, quantizer=VQConfig(num_codes=1024, dim=64), width=512, heads=8, decoder_depth=3
+)
 """Where the tokenizer is not trained yet: that of configs/pretrain/tokenizer_256px.yaml."""
 EMPTY_CARD = DatasetCard(
     action_low=(0.0,) * 7, action_high=(1.0,) * 7, action_status=(2,) * 7, action_type="eef_delta", reward_mean=0.0,

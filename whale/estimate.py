@@ -144,31 +144,33 @@ def _attention_as_on_gpu(fused: bool) -> Iterator[None]:
 
 
 class _Live(TorchDispatchMode):
-    """Bytes of the storages that operations made and that are still alive, and the most there were."""
+    """Bytes of the storages that operations made and that are still alive, and the most there were.
+
+    What an operation is given and none has made was there before, and is not counted.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.now = self.peak = 0
         self._sizes: dict[int, int] = {}
 
-    def _add(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key = storage._cdata
-        if key not in self._sizes:
-            self._sizes[key] = storage.nbytes()
-            self.now += storage.nbytes()
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._drop, key)
+    def _see(self, values: Any, made: bool) -> None:
+        for storage in (leaf.untyped_storage() for leaf in tree_leaves(values) if isinstance(leaf, Tensor)):
+            key = storage._cdata
+            if key not in self._sizes:
+                self._sizes[key] = storage.nbytes() if made else 0
+                self.now += self._sizes[key]
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(storage, self._drop, key)
 
     def _drop(self, key: int) -> None:
         self.now -= self._sizes.pop(key, 0)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._see((args, kwargs), made=False)
         if func is torch.ops.aten.index.Tensor and args[1][0] is not None and args[1][0].dtype == torch.bool:
             out = args[0].clone()  # as if the mask were true throughout: fake tensors have no values to go by
         else:
             out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                self._add(leaf)
+        self._see(out, made=True)
         return out

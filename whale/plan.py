@@ -19,7 +19,7 @@ PROCESSES = (1, 8, 64)
 STAGES: tuple[Zero, ...] = (None, 0, 1, 2, 3)
 MFU = 0.45
 """Share of the peak that model FLOPs reach: assumed."""
-PEAKS = {"H100, H200": 989e12, "A100": 312e12}
+PEAKS = {"H100/H200": 989e12, "A100": 312e12}
 """Dense bf16 FLOP/s by the data sheets of the SXM modules."""
 TRAJECTORIES, TRAJECTORY_FRAMES = 970_000, 50
 """Of Open X-Embodiment, and the frames of one: 10 s at 5 Hz, assumed."""
@@ -50,7 +50,7 @@ def describe(plan: Plan) -> str:
     """The whole text."""
     with nothing_allocated():
         objective = plan.build(plan.depth)
-        sections = [_parameters(objective), _work(plan), _memory(plan, objective), _time(plan)]
+        sections = [_parameters(objective), _work(plan, objective), _memory(plan, objective), _time(plan)]
     notes = [[f"note: {note}" for note in plan.notes]] if plan.notes else []
     return "\n\n".join("\n".join(lines) for lines in [[plan.title], *notes, *sections])
 
@@ -78,14 +78,14 @@ def _tokens_per_frame(plan: Plan) -> int:
     return (plan.model if isinstance(plan.model, TokenizerConfig) else plan.model.tokenizer).tokens_per_frame
 
 
-def _work(plan: Plan) -> list[str]:
+def _work(plan: Plan, objective: Trained) -> list[str]:
     frames, tokens = plan.data.frames, _tokens_per_frame(plan)
     total = training_flops(plan.model, frames)
     forward = forward_flops(plan.model, frames)
     parts = {name: (1 if name == "quantizer" else 3) * flops for name, flops in forward.items()}
     rows = [["part", "MFLOP", "share"]]
     rows += [[name, f"{flops / tokens / 1e6:.4g}", f"{flops / total:.1%}"] for name, flops in parts.items() if flops]
-    trained = sum(p.numel() for p in plan.build(plan.depth).parameters() if p.requires_grad)
+    trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)
     rows += [["all", f"{total / tokens / 1e6:.4g}", ""], ["6 x trained parameters", f"{6 * trained / 1e6:.4g}", ""]]
     head = f"work a token, forward and backward ({frames} frames of {tokens} tokens a clip; matrix products)"
     return [head, *_table(rows)]
@@ -133,10 +133,10 @@ def _time(plan: Plan) -> list[str]:
     frames, tokens = plan.data.frames, _tokens_per_frame(plan)
     drawn = plan.steps * plan.data.batch * frames
     per_frame = training_flops(plan.model, frames)
-    rows = [["", "frames", "tokens", "EFLOP", *(f"{name}, GPU hours" for name in PEAKS)]]
+    rows = [["", "frames", "tokens", "EFLOP", *(f"{name} hours" for name in PEAKS)]]
     runs = {
         f"this run ({plan.steps} steps of {plan.data.batch} clips)": drawn,
-        f"{TRAJECTORIES // 1000}K trajectories once": TRAJECTORIES * TRAJECTORY_FRAMES,
+        f"{TRAJECTORIES // 1000}K trajectories of {TRAJECTORY_FRAMES} frames, once": TRAJECTORIES * TRAJECTORY_FRAMES,
     }
     for name, count in runs.items():
         flops = per_frame * count
@@ -144,5 +144,5 @@ def _time(plan: Plan) -> list[str]:
         row = [name, f"{count / 1e6:.3g} M", f"{count * tokens / 1e9:.3g} G", f"{flops / 1e18:.3g}"]
         rows.append([*row, *(f"{hour:.3g}" for hour in hours)])
     peaks = ", ".join(f"{name} {peak / 1e12:.0f} TFLOP/s" for name, peak in PEAKS.items())
-    head = f"time at MFU {MFU} of the nominal dense bf16 peak ({peaks}); a trajectory is {TRAJECTORY_FRAMES} frames"
+    head = f"time at MFU {MFU} of the nominal dense bf16 peak ({peaks})"
     return [head, *_table(rows)]
