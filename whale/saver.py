@@ -11,6 +11,7 @@ import secrets
 import shutil
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,10 @@ class Saver:
             if self._here.is_main:
                 files.append(self._pending / "state.json")
                 files[-1].write_text(json.dumps(state, sort_keys=True))
-            for file in files:
-                sync(file)
-            hashes = {file.relative_to(self._pending).as_posix(): sha256_file(file) for file in files}
+            with ThreadPoolExecutor(1) as pool:  # the disk and the processor at once
+                synced = pool.map(sync, files)
+                hashes = {file.relative_to(self._pending).as_posix(): sha256_file(file) for file in files}
+                list(synced)
             self._hashes_of(self._here.rank).write_text(json.dumps(hashes))
         except Exception as error:  # told by `settle` on the main thread
             while error.__context__ is not None:  # what went wrong first: torch.save goes on to complain of offsets
