@@ -1,3 +1,4 @@
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -176,6 +177,72 @@ def test_short_episodes_are_left_out_where_they_do_not_reach(world, fakes):
     assert fidelity.curve(scores.psnr["model"], 0)["n"] == [NUM, NUM, NUM, NUM - 3]
 
 
+def test_windows_begin_every_so_many_frames_and_are_whole(world):
+    """Clips of 14 frames: windows of 6 frames from 0, 4 and 8; those from 12 on would not be whole."""
+    episodes = read_episodes(world[1], 6, 5, 5, seed=0, every=4)
+    assert episodes.starts.tolist() == [0, 4, 8] * 5
+    assert episodes.numbers.tolist() == np.repeat(np.arange(5), 3).tolist()
+    alone = read_episodes(world[1], 14, 5, 5, seed=0)
+    assert episodes.of_episodes == alone.names
+    for i, (number, start) in enumerate(zip(episodes.numbers, episodes.starts, strict=True)):
+        np.testing.assert_array_equal(episodes.frames[i], alone.frames[number, start : start + 6])
+        assert episodes.names[i] == alone.names[number]
+        known = min(start + 6, 13) - start  # the last action of a clip is not known
+        np.testing.assert_array_equal(episodes.actions[i, :known], alone.actions[number, start : start + known])
+    assert episodes.lengths.tolist() == [6] * 15
+    short = read_episodes(world[1], 40, 5, 5, seed=0, every=4)  # none is whole: the starts alone, as without `every`
+    np.testing.assert_array_equal(short.frames, read_episodes(world[1], 40, 5, 5, seed=0).frames)
+
+
+def test_figures_of_several_windows_are_means_over_episodes_of_their_means(world, fakes):
+    episodes = read_episodes(world[1], 6, 5, None, seed=0, every=4)
+    scores = scores_of(world, fakes, "drifting", episodes, horizons=(1, 2), judge_horizon=1)
+    gain = (scores.psnr["model"] - scores.psnr["copy"])[:, 1].reshape(NUM, 3).mean(1)
+    config = make_config(horizons=(1, 2), judge_horizon=1)
+    by_name = {figure.name: figure for figure in fidelity.figures(scores, config)}
+    figure = by_name["psnr_gain_over_copy_h2"]
+    assert (figure.value, figure.n) == (pytest.approx(gain.mean()), NUM)
+    assert (figure.low, figure.high) == pytest.approx(fidelity.mean_interval(gain, config.seed))
+    once = scores.per_episode()
+    np.testing.assert_array_equal(once.per_episode().psnr["model"], once.psnr["model"])
+
+
+def test_with_one_window_an_episode_the_scores_are_as_they_were_measured(world, fakes):
+    scores = scores_of(world, fakes, "drifting")
+    for before, after in zip((scores.psnr, scores.ssim), (scores.per_episode().psnr, scores.per_episode().ssim),
+                             strict=True):  # fmt: skip
+        for name, values in before.items():
+            np.testing.assert_array_equal(values, after[name])
+
+
+def test_a_window_is_lent_the_actions_of_another_episode():
+    rng = np.random.default_rng(0)
+    for seed in range(20):
+        numbers = np.repeat(np.arange(5), rng.integers(1, 7, 5))
+        lengths = rng.integers(9, 12, len(numbers))
+        donor = fidelity.donors(lengths, seed, numbers)
+        assert (numbers[donor] != numbers).all()
+    lengths = rng.integers(9, 12, 30)  # one window an episode: the cycle
+    order = np.empty(30, int)
+    order[fidelity.donors(lengths, 1)] = np.arange(30)
+    assert sorted(order) == list(range(30))
+
+
+def test_a_twin_is_a_series_of_its_own(world, fakes):
+    models, reader = world
+    episodes, config = episodes_of(reader), make_config()
+    imagines = {name: functools.partial(fakes.Imagination, model) for name, model in models.items()}
+    scores = fidelity.measure(models["perfect"], imagines["perfect"], episodes, config, imagines["drifting"])
+    alone = fidelity.measure(models["perfect"], imagines["perfect"], episodes, config)
+    for name, values in alone.psnr.items():
+        np.testing.assert_array_equal(scores.psnr[name], values)
+    names = {figure.name for figure in fidelity.figures(alone, config)}
+    figures = {figure.name: figure for figure in fidelity.figures(scores, config)}
+    assert set(figures) - names == {"psnr_gain_over_action_blind_h8"}
+    gain = (scores.psnr["model"] - scores.psnr["twin"])[:, 3]
+    assert figures["psnr_gain_over_action_blind_h8"].value == pytest.approx(gain.mean()) and gain.mean() > 1
+
+
 def test_too_few_episodes_are_refused(world, fakes):
     with pytest.raises(UserError, match="12 episodes reach horizon 1, min_episodes asks for 20"):
         scores_of(world, fakes, "perfect", min_episodes=20)
@@ -221,7 +288,7 @@ def test_token_clips_and_a_missing_split_are_refused(world, fakes, tmp_path):
 
 
 def test_configuration_says_what_is_wrong():
-    for wrong in ({"horizons": (4, 2)}, {"judge_horizon": 3}, {"context_frames": 0}):
+    for wrong in ({"horizons": (4, 2)}, {"judge_horizon": 3}, {"context_frames": 0}, {"window_every": 0}):
         with pytest.raises(ValueError, match=r"must be|is not one of|at least"):
             FidelityConfig(**({"out": "o", "model": "m", "clips": "c"} | wrong))
 

@@ -8,14 +8,19 @@ import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from tiny_clips import pixel_folder
+from tiny_model import tiny_config
 
 from whale.errors import UserError
 from whale.eval import run
-from whale.eval.config import FidelityConfig, FinetuneConfig, ReportConfig, ValueConfig
+from whale.eval.config import FidelityConfig, FinetuneConfig, ReportConfig, TokenEntropyConfig, ValueConfig
+from whale.models.world_model import WorldModel
 
 STAGES = [{"command": "whale eval <value>", "seconds": 65, "exit_code": 0}]
 
@@ -164,6 +169,46 @@ def test_what_the_report_refuses(pipeline):
         run.run_report(pipeline)
     assert not (out / "results.json").exists()
     assert not (out / "report.html").exists()
+
+
+def test_a_twin_that_sees_actions_or_has_other_tokens_is_refused(finished, fakes, tmp_path, monkeypatch):
+    models = {name: fakes.Simulator(name=name) for name in ("model", "seeing", "foreign")}
+    for name, model in models.items():
+        model.config.dynamics = SimpleNamespace(action_blind=name == "foreign")
+    models["foreign"].tokenizer.fingerprint = "another"
+    monkeypatch.setattr(run, "_load", lambda folder: models[folder.name])
+    scored = FidelityConfig(out=tmp_path / "out", model=Path("model"), clips=finished / "clips", horizons=(1, 8))
+    with pytest.raises(UserError, match="the twin seeing is not action-blind"):
+        run.run_fidelity(replace(scored, twin=Path("seeing")))
+    with pytest.raises(UserError, match="the twin foreign has tokenizer another, the model fingerprint-of-patch-book"):
+        run.run_fidelity(replace(scored, twin=Path("foreign")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_twin_and_token_cross_entropies_are_in_the_result_and_on_the_page(tmp_path, monkeypatch):
+    """A small model with random weights and its blind twin: all the way to the page, every series in its place."""
+    torch.manual_seed(0)
+    config = tiny_config()
+    blind = replace(config, dynamics=replace(config.dynamics, action_blind=True))
+    models = {"model": WorldModel(config).eval(), "twin": WorldModel(blind).eval()}
+    models["twin"].tokenizer.load_state_dict(models["model"].tokenizer.state_dict())
+    monkeypatch.setattr(run, "_load", lambda folder: models[folder.name])
+    pixel_folder(tmp_path / "clips")
+    scored = FidelityConfig(
+        out=tmp_path / "eval", model=Path("model"), twin=Path("twin"), clips=tmp_path / "clips", context_frames=2,
+        horizons=(1, 2), judge_horizon=2, window_every=3, tokens=TokenEntropyConfig(samples=2),
+    )  # fmt: skip
+    run.run_fidelity(scored)
+    result = json.loads((tmp_path / "eval" / "fidelity.json").read_text())
+    assert set(result["curves"]["cross_entropy"]) == {"model", "twin", "copy"}
+    assert set(result["curves"]["psnr"]) == {"model", "twin", "copy", "ceiling", "shuffled"}
+    assert set(result["token_entropy"]["eps"]) == {"model", "twin", "copy"}
+    assert result["samples"]["windows"] > result["samples"]["episodes"]
+    names = {figure["name"] for figure in result["figures"]}
+    assert {"ce_gain_over_action_blind", "ce_gain_over_copy_h1", "psnr_gain_over_action_blind_h2"} <= names
+    run.run_report(ReportConfig(title="t", out=tmp_path / "eval", parts=(tmp_path / "eval" / "fidelity.json",)))
+    page = (tmp_path / "eval" / "report.html").read_text()
+    assert page.count("action-blind twin") > 2 and "token cross-entropy, nats" in page
 
 
 def test_a_model_of_another_frame_size_is_refused(finished, fakes, tmp_path, monkeypatch):

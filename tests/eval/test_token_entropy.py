@@ -69,7 +69,8 @@ def uniform(true):
 
 def test_copy_by_hand():
     held_out, train = make_episodes(0), make_episodes(1)
-    scores = measure_tokens(MODEL, {"model": dreaming(uniform, held_out, train)}, held_out, train, make_config(), TOKENS)
+    imagines = {"model": dreaming(uniform, held_out, train)}
+    scores = measure_tokens(MODEL, imagines, held_out, train, make_config(), TOKENS)
     u = unigram(train.frames.astype(int), V)
     for k, t in enumerate(AT):
         fitted, tokens = train.frames[..., 0, 0].astype(int), held_out.frames[..., 0, 0].astype(int)
