@@ -11,6 +11,13 @@ def test_a_block_has_16_squared_widths():
     assert sum(p.numel() for p in SwiGLU(width).parameters()) == 8 * width**2
 
 
+def test_swiglu_is_the_definition():
+    torch.manual_seed(0)
+    layer, x = SwiGLU(4).double(), torch.randn(3, 4, dtype=torch.float64)
+    gate, value = (layer.gate_and_value.weight @ x[0]).chunk(2)
+    torch.testing.assert_close(layer(x)[0], layer.out.weight @ (gate / (1 + (-gate).exp()) * value))
+
+
 def test_spatial_attention_stays_inside_its_frame():
     torch.manual_seed(0)
     block = SpatialTemporalBlock(16, 2, band=None)
