@@ -64,12 +64,12 @@ def read_export(folder: Path) -> dict[str, Any]:
     return values
 
 
-def read_config(folder: Path, kinds: tuple[str, ...], config_class: type[T]) -> T:
-    """The model configuration of an export of one of `kinds`."""
+def read_config(folder: Path, kinds: tuple[str, ...], config_class: type[T], key: str | None = None) -> T:
+    """The model configuration of an export of one of `kinds`; `key` selects a part of it."""
     values = read_export(folder)
     if values["kind"] not in kinds:
         raise UserError(f"{folder} holds a {values['kind']}, not a {' or '.join(kinds)}", "name another export")
-    return build_config(config_class, values["model"], str(folder / "config.json"))
+    return build_config(config_class, values["model"][key] if key else values["model"], str(folder / "config.json"))
 
 
 def load_export(folder: Path, model: nn.Module, prefix: str = "") -> str:
