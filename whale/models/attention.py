@@ -19,7 +19,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask_TL: Tensor | None = None) -> Te
 
 def attend_fused(q: Tensor, k: Tensor, v: Tensor, mask_TL: Tensor | None = None) -> Tensor:
     """In one kernel; those there are take four dimensions."""
-    flat = F.scaled_dot_product_attention(*(x.flatten(0, -4) for x in (q, k, v)), attn_mask=mask_TL, scale=1.0)
+    q_MNTH, k_MNLH, v_MNLH = (x.flatten(0, -4) for x in (q, k, v))
+    flat = F.scaled_dot_product_attention(q_MNTH, k_MNLH, v_MNLH, attn_mask=mask_TL, scale=1.0)
     return flat.unflatten(0, q.shape[:-3])
 
 
