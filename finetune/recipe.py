@@ -91,6 +91,18 @@ def build_model(config: WorldModelAdaptationConfig, tokenizer: VideoTokenizer) -
     return model.train()
 
 
+def _check_types(config: WorldModelAdaptationConfig, cards: dict[str, DatasetCard], source: WorldModel) -> None:
+    """A model that has never met an action type knows nothing of what its seven slots then mean."""
+    known = sorted({card.action_type for card in source.config.datasets.values()})
+    types = {name: card.action_type for name, card in cards.items()}
+    strange = [f"{name!r} has {kind} actions" for name, kind in types.items() if kind not in known]
+    if strange and not config.from_scratch:
+        raise UserError(
+            f"{', '.join(strange)}; {config.source} was trained on {', '.join(known)} alone",
+            "convert the demonstrations to one of these, pretrain on data of their type, or set from_scratch: true",
+        )
+
+
 def _renumbered(model: WorldModel, source: WorldModel, tokenizer: VideoTokenizer) -> dict[str, Tensor]:
     """Weights whose rows are numbered by dataset or by code, in the new numbering."""
     theirs = source.state_dict()
@@ -106,7 +118,9 @@ def _renumbered(model: WorldModel, source: WorldModel, tokenizer: VideoTokenizer
 def _cards(config: WorldModelAdaptationConfig, source: WorldModel) -> dict[str, DatasetCard]:
     folders = [s.folder for s in config.demos.sources]
     if config.statistics == "own":
-        return dataset_cards(folders)
+        cards = dataset_cards(folders)
+        _check_types(config, cards, source)
+        return cards
     names = {dataset_card(folder)[0] for folder in folders}
     if unknown := names - source.config.datasets.keys():
         raise UserError(

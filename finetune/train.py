@@ -14,6 +14,7 @@ from whale.loop import Run, claim, fit
 from whale.models.tokenizer import VideoTokenizer
 from whale.models.world_model import WorldModel, WorldModelConfig
 from whale.objectives.dynamics_objective import DynamicsObjective
+from whale.objectives.jacobian import check_engine
 from whale.progress import say
 from whale.ranks import join
 from whale.validate import read_held_out
@@ -34,6 +35,7 @@ def adapt_world_model(config: WorldModelAdaptationConfig) -> None:
             f"the demonstrations are {found} frames, {config.source} takes {size} px",
             f"convert them with size_px={size}",
         )
+    check_engine(config.loss.jacobian, config.engine.zero)
     with join(config.engine.device, config.run) as here:
         claim(config.run, config, here)
         tokenizer = adapt_tokenizer(config, here)

@@ -17,6 +17,7 @@ from whale.models.dataset_card import dataset_cards
 from whale.models.tokenizer import VideoTokenizer
 from whale.models.world_model import WorldModel, WorldModelConfig
 from whale.objectives.dynamics_objective import DynamicsObjective
+from whale.objectives.jacobian import check_engine
 from whale.pretrain.config import ExportConfig, TrainDynamicsConfig
 from whale.progress import say
 from whale.ranks import join
@@ -57,6 +58,7 @@ def train_dynamics(config: TrainDynamicsConfig) -> None:
             f"data.frames is {config.data.frames}, shorter than two bands of {config.dynamics.band} frames",
             "choose data.frames >= 2 * dynamics.band, so that training sees full windows",
         )
+    check_engine(config.loss.jacobian, config.engine.zero)
     with join(config.engine.device, config.run) as here:
         model = build_model(config)
         loader = ClipLoader(config.data, "train", here.rank, here.world_size, model.scales)

@@ -1,11 +1,13 @@
 """Folders of small tabletop clips, written in a second, for tests of training and evaluation."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from whale.clips.clip import ActionType, Clip, ClipInfo, Source
+from whale.clips.index import key_name
 from whale.clips.manifest import UnitRecord, write_manifest, write_record
 from whale.clips.reader import ClipReader
 from whale.clips.stats import write_stats
@@ -64,3 +66,18 @@ def token_folder(folder: Path, pixels: Path, export: Path) -> Path:
             info = replace(clip.info, tokenizer=tokenizer.fingerprint)
             clips.append(replace(clip, info=info, frames=None, tokens=tokens))
     return write_folder(folder, clips, tokenizer.fingerprint)
+
+
+def spoil(folder: Path, source: Path, number: int, name: str) -> str:
+    """A copy of a folder in which an array of one train clip is NaN behind a sound checksum; the clip's name."""
+    shutil.copytree(source, folder)
+    with ShardWriter(folder, 0, max_clips=1000) as writer:
+        for split in ("train", "val"):
+            reader = ClipReader(source, split)
+            for k, clip in enumerate(map(reader.read, range(len(reader)))):
+                if (split, k) == ("train", number):
+                    object.__setattr__(clip, name, np.full_like(getattr(clip, name), np.nan))  # past its own check
+                writer.write(clip)
+    write_record(folder, UnitRecord(0, "simulated", "settings", writer.shards, {}))
+    write_manifest(folder, "tabletop", reader.manifest.tokenizer, 1)
+    return key_name(ClipReader(folder, "train").key(number))

@@ -141,7 +141,7 @@ class ClipReader:
         """Read the windows `slots` of clips `ks` (int arrays [N]), each from `windows.starts[slot]` on.
 
         Raises:
-            UserError: a clip is damaged, or its frames are of another size.
+            UserError: a clip is damaged, holds a number that is not finite, or its frames are of another size.
         """
         rows = windows.rows[slots] = self.index[ks]
         facts, row_bytes = rows.tobytes(), INDEX_DTYPE.itemsize
@@ -170,6 +170,9 @@ class ClipReader:
                 body[slot, :count] = frames[start : start + count]
             if body is not None and count < length:
                 body[slot, count:] = 0
+        finite = np.isfinite(windows.actions[slots]).all((1, 2)) & np.isfinite(windows.rewards[slots]).all(1)
+        if not finite.all():
+            raise self._damaged(int(ks[finite.argmin()]), "an action or a reward is not a finite number")
 
     def _frames(self, k: int, content: memoryview, steps: int, body: np.ndarray) -> np.ndarray:
         try:

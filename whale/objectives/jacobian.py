@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from whale.config import configclass
+from whale.errors import UserError
 from whale.models.layers import full_precision
 from whale.objectives.clip_noise import ClipNoise
 from whale.objectives.noise import rms
@@ -27,8 +28,7 @@ class JacobianConfig:
     weight: float = 0.0
     """Weight of ||J||_F^2 over the number of inputs; at 0 nothing is computed."""
     estimator: Literal["finite_difference", "vjp"] = "finite_difference"
-    """Difference of two passes, or the exact derivative (backward twice: about twice the cost, and not under ZeRO 3,
-    recomputation or compilation)."""
+    """Difference of two passes, or the exact derivative (which goes backward twice; not under ZeRO 3)."""
     sigma: float = 0.1
     """Step of the difference, relative to the codebook's root mean square; under bf16 no less than 0.05."""
     every: int = 4
@@ -44,6 +44,15 @@ class JacobianConfig:
     def weight_at(self, step: int) -> float:
         """The weight at a step."""
         return self.weight * max(0.0, 1 - step / self.decay_steps) if self.decay_steps else self.weight
+
+
+def check_engine(config: JacobianConfig, zero: int | None) -> None:
+    """Raise a UserError where the estimator cannot be had."""
+    if config.weight and config.estimator == "vjp" and zero == 3:
+        raise UserError(
+            "loss.jacobian.estimator is vjp, which goes backward twice; ZeRO 3 has put the weights away by then",
+            "set loss.jacobian.estimator=finite_difference, or engine.zero to 2 or less",
+        )
 
 
 Map = Callable[[Tensor], Tensor]
@@ -62,8 +71,11 @@ def finite_difference(f: Map, e_BSC: Tensor, at_e_BSC: Tensor, u_BSC: Tensor, st
 
 
 def vjp(f: Map, e_BSC: Tensor, v_BSC: Tensor) -> Tensor:
-    """||J^T v||^2 for each clip, [B]; its own gradient needs second derivatives, so attention is written out."""
-    with sdpa_kernel(SDPBackend.MATH):
+    """||J^T v||^2 for each clip, [B].
+
+    Its gradient takes second derivatives, which fused attention and compiled blocks do not have: this pass has neither.
+    """
+    with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"):
         e_BSC = e_BSC.detach().requires_grad_()
         (back_BSC,) = torch.autograd.grad((f(e_BSC) * v_BSC).sum(), e_BSC, create_graph=True)
     return back_BSC.square().sum((1, 2))
