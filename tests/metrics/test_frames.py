@@ -84,6 +84,13 @@ def test_only_tokens_over_still_patches_count_as_flips():
     assert token_flip_rate(frames, tokens) == pytest.approx(1 / 11)
 
 
+def test_a_tolerance_lets_noise_stand_still():
+    frames = np.zeros((2, 8, 16, 3), np.uint8)
+    frames[1, :, :8], frames[1, :, 8:] = 1, 3  # patches that change by 1 and by 3 levels
+    tokens = np.array([[0, 0], [1, 1]])
+    assert [token_flips(frames, tokens, tolerance) for tolerance in (0.5, 1, 3)] == [(0, 0), (1, 1), (2, 2)]
+
+
 def test_tokens_that_are_no_patch_grid_are_refused():
     with pytest.raises(ValueError, match="no grid"):
         token_flips(np.zeros((2, 16, 16, 3), np.uint8), np.zeros((2, 5), np.int64))

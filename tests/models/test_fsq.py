@@ -57,7 +57,10 @@ def test_the_start_uses_all_levels_and_decodes_better_than_the_mean():
     generator = torch.Generator().manual_seed(0)
     smooth = torch.rand(64, 3, 3, 3, generator=generator)
     frames = torch.nn.functional.interpolate(smooth, 16, mode="bilinear").mul(255).byte().permute(0, 2, 3, 1)
-    config = TokenizerConfig(image_px=16, patch_px=4, quantizer=FSQConfig(levels=(8, 5, 5)), width=16, heads=2)
+    config = TokenizerConfig(
+        image_px=16, patch_px=4, quantizer=FSQConfig(levels=(8, 5, 5)), width=16, heads=2, encoder_width=16,
+        encoder_reach=1,
+    )  # fmt: skip
     tokenizer = VideoTokenizer(config).eval()
     tokenizer.initialise(frames, torch.ones(64, 16), generator)
     tokens = tokenizer.encode(frames)

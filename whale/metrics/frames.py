@@ -73,12 +73,14 @@ def _window_matrix(size: int) -> np.ndarray:
     return matrix
 
 
-def token_flips(frames: np.ndarray, tokens: np.ndarray) -> tuple[int, int]:
+def token_flips(frames: np.ndarray, tokens: np.ndarray, tolerance: float = 0.0) -> tuple[int, int]:
     """Tokens that change between consecutive frames though no pixel of their patch does.
 
     Args:
         frames: uint8 [T, H, W, 3].
         tokens: integers [T, S], square patches in row order (H * W / S is the square of the patch size).
+        tolerance: mean absolute change of a patch's pixels (of 255 levels) up to which it stands still: a video codec's
+            noise, say.
 
     Returns:
         How many tokens flipped, and how many (frame, token) pairs had a patch that stood still.
@@ -87,8 +89,9 @@ def token_flips(frames: np.ndarray, tokens: np.ndarray) -> tuple[int, int]:
     rows, columns = frames.shape[1] // patch_px, frames.shape[2] // patch_px
     if rows * columns != tokens.shape[1] or rows * patch_px != frames.shape[1] or columns * patch_px != frames.shape[2]:
         raise ValueError(f"{tokens.shape[1]} tokens are no grid of square patches over frames of {frames.shape[1:3]}")
-    moved = (frames[1:] != frames[:-1]).reshape(-1, rows, patch_px, columns, patch_px * frames.shape[3])
-    still = ~moved.any(axis=(2, 4)).reshape(-1, rows * columns)
+    change = np.abs(frames[1:].astype(np.int16) - frames[:-1])
+    patches = change.reshape(-1, rows, patch_px, columns, patch_px * frames.shape[3])
+    still = patches.mean(axis=(2, 4)).reshape(-1, rows * columns) <= tolerance
     return int((still & (tokens[1:] != tokens[:-1])).sum()), int(still.sum())
 
 

@@ -167,6 +167,8 @@ class VideoTokenizer(PretrainedModel):
     def initialise(self, frames_NHW3: Tensor, weight_NS: Tensor, generator: torch.Generator) -> None:
         """Start from principal components of patches and a k-means codebook; with FSQ, from components in its levels.
 
+        The layers of the encoder still add nothing to them.
+
         Args:
             frames_NHW3: uint8 frames.
             weight_NS: how much each patch matters (its change in time), float [N, S].
@@ -187,7 +189,7 @@ class VideoTokenizer(PretrainedModel):
         self.patch_to_code.bias.copy_(-gain * basis_PC.T @ mean_P)
         self.code_to_patch.weight.copy_(basis_PC / gain)
         self.code_to_patch.bias.copy_(mean_P)
-        self.quantizer.fit(self.encode_patches(patches_MP), weight_NS.flatten(), generator)
+        self.quantizer.fit(self.patch_to_code(patches_MP), weight_NS.flatten(), generator)
 
     def _start_levels(
         self, quantizer: FiniteScalarQuantizer, patches_MP: Tensor, mean_P: Tensor, basis_PC: Tensor
@@ -197,7 +199,7 @@ class VideoTokenizer(PretrainedModel):
         gain_C = 0.8 / ((patches_MP - mean_P) @ basis_PC).std(0)
         self.patch_to_code.weight.copy_((basis_PC * gain_C).T)
         self.patch_to_code.bias.copy_(-mean_P @ basis_PC * gain_C - quantizer.shift_C)
-        code_MC = quantizer.codebook_VC[quantizer.nearest(self.encode_patches(patches_MP))]
+        code_MC = quantizer.codebook_VC[quantizer.nearest(quantizer.bound(self.patch_to_code(patches_MP)))]
         design = torch.cat([code_MC, torch.ones_like(code_MC[:, :1])], 1)
         solution = torch.linalg.lstsq(design, patches_MP).solution
         self.code_to_patch.weight.copy_(solution[:-1].T)
