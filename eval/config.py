@@ -12,8 +12,8 @@ class TokenEntropyConfig:
     """Cross-entropy of the recorded tokens under what is imagined (`whale/eval/token_entropy.py`)."""
 
     samples: int = 8
-    """Rollouts whose predictions are averaged: few of them say too little of what may happen. On held-out Franka frames 8
-    ahead one rollout costs 2.6 nats a token, two 2.2, four 1.9 and eight 1.8."""
+    """Rollouts whose predictions are averaged: few of them say too little of what may happen. On held-out Franka frames
+    8 ahead one rollout costs 2.6 nats a token, two 2.2, four 1.9 and eight 1.8."""
     temperature: float = 1.0
     """Of the tokens drawn in them."""
     fit_episodes: int | None = 32
