@@ -1,0 +1,58 @@
+"""Clips to imagine with another clip's actions: shared out over ranks, partners of the same dataset."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from tiny_clips import tabletop_clip, token_folder, write_folder
+from tiny_model import randomise, tiny_config
+
+from whale.clips.loader import ClipLoader, DataConfig, DataSource
+from whale.clips.manifest import read_manifest
+from whale.clips.stats import write_stats
+from whale.export import save_export
+from whale.models.dataset_card import dataset_card
+from whale.models.world_model import WorldModel
+from whale.ranks import Ranks
+from whale.validate import following_batch
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("validate")
+    model = WorldModel(tiny_config())
+    randomise(model)
+    save_export(root / "export", "world_model", model, model.config, {})
+    clips = [tabletop_clip(seed, 9 if seed % 2 else 5, 16, "train" if seed < 2 else "val") for seed in range(6)]
+    return token_folder(root / "tokens", write_folder(root / "pixels", clips), root / "export")
+
+
+def test_each_clip_has_a_partner_with_other_actions(folder):
+    data = DataConfig(sources=(DataSource(folder=folder),), frames=6, batch=2)
+    scales = ClipLoader(data, "train").scales
+    whole = following_batch(data, scales, 4, 8, Ranks())
+    for i in range(4):
+        partners = [j for j in range(4) if whole["actions"][j].equal(whole["other_actions"][i])]
+        assert partners and i not in partners
+        both = whole["valid"][i] & whole["valid"][partners[0]]
+        assert torch.equal(whole["scored"][i], both) and both.sum() >= 5
+    halves = [following_batch(data, scales, 3, 8, Ranks(rank, 2)) for rank in range(2)]  # as many as fill both ranks
+    assert all(torch.equal(torch.cat([half[name] for half in halves]), whole[name]) for name in whole)
+    assert following_batch(data, scales, 0, 8, Ranks()) is None
+
+
+def test_clips_without_a_partner_are_not_scored(tmp_path, folder):
+    write_folder(tmp_path / "pixels", [tabletop_clip(3, 9, 16, split) for split in ("train", "val", "val")])
+    data = DataConfig(sources=(DataSource(folder=tmp_path / "pixels"),), frames=6, batch=2)
+    batch = following_batch(data, ClipLoader(data, "train").scales, 2, 8, Ranks())
+    assert not batch["scored"].any() and batch["valid"].any()
+
+
+def test_a_card_says_robot_and_licence_where_the_folder_does(tmp_path, folder):
+    shutil.copytree(folder, tmp_path / "told")
+    write_stats(tmp_path / "told", read_manifest(folder), "Franka Panda", "CC-BY-4.0")
+    _, told = dataset_card(tmp_path / "told")
+    assert (told.robot, told.licence) == ("Franka Panda", "CC-BY-4.0")
+    assert (dataset_card(folder)[1].robot, dataset_card(folder)[1].licence) == ("", "")
+    assert json.loads((tmp_path / "told/stats.json").read_text())["robot"] == "Franka Panda"
