@@ -161,3 +161,21 @@ def test_an_error_of_the_program_itself_is_not_hidden(ran, monkeypatch):
     sys.modules["stand_in_stage"].TASKS = {"greet": cli.Task(Settings, fail)}  # type: ignore[attr-defined]
     with pytest.raises(RuntimeError, match="a bug"):
         cli.main(["demo", "greet", "seed=1"])
+
+
+def test_dry_run_prints_the_plan_and_runs_nothing(ran, monkeypatch, capsys):
+    task = cli.Task(Settings, ran.append, lambda config: f"the plan of seed {config.seed}")
+    monkeypatch.setattr(sys.modules["stand_in_stage"], "TASKS", {"greet": task})
+    assert cli.main(["demo", "greet", "seed=7", "--dry-run"]) == 0
+    assert capsys.readouterr().out == "the plan of seed 7\n" and ran == []
+
+
+def test_dry_run_of_what_has_no_plan(ran, capsys):
+    assert cli.main(["demo", "greet", "seed=7", "--dry-run"]) == 2
+    assert "demo greet trains nothing" in capsys.readouterr().err and ran == []
+
+
+def test_every_training_task_has_a_plan():
+    for stage, task in [("pretrain", "tokenizer"), ("pretrain", "dynamics"), ("finetune", "world_model")]:
+        assert "--dry-run" in whale(stage, task, "--help").stdout
+    assert "--dry-run" not in whale("pretrain", "export", "--help").stdout

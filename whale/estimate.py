@@ -2,7 +2,7 @@
 
 Models are built and run as fake tensors, which have shapes and no bytes, so a laptop answers for a cluster. Activations
 are not a formula that could go out of date: one forward and backward of the objective itself is traced, and what is
-alive at the peak is added up. What DeepSpeed holds was measured on two processes (tests/pretrain/test_estimate.py).
+alive at the peak is added up. What DeepSpeed holds was measured on two processes (tests/distributed/test_memory.py).
 """
 
 import contextlib
@@ -76,7 +76,7 @@ def memory(
         model: what is trained; fake tensors will do.
         optim: AdamW holds two fp32 moments of a parameter, Muon one.
         zero: ZeRO stage, or null for accelerate (`whale.engine.EngineConfig`).
-        low_precision: bf16: ZeRO 1 to 3 then hold bf16 weights, and stage 1 two copies of the gradient.
+        low_precision: bf16: ZeRO 1 to 3 then hold bf16 weights beside the optimiser's own in fp32.
         world_size: processes that share.
         activations: of `peak_activations`.
     """
@@ -93,7 +93,9 @@ def memory(
         return Memory(4.0 * every + buffers, 4.0 * trained, moments, 0.0, activations)
     width = 2 if low_precision else 4
     weights = width * every * (1 + 1 / world_size if zero == 3 else 1) + buffers
-    gradients = 4.0 * trained / (world_size if zero > 1 else 1) + (2.0 * trained if zero == 1 and low_precision else 0)
+    gradients = 4.0 * trained / (world_size if zero > 1 else 1)
+    if zero == 1 and low_precision:
+        gradients += 2.0 * trained  # what comes in, beside the sums
     bucket = BUCKET * (4 if zero == 1 else width)
     return Memory(weights, gradients, (moments + 4.0 * trained) / world_size, bucket, activations)
 

@@ -27,7 +27,7 @@ from whale.objectives.dynamics_objective import DynamicsObjective
 from whale.objectives.tokenizer_loss import TokenizerLossConfig, TokenizerObjective
 from whale.optim import OptimConfig
 from whale.plan import TRAJECTORIES, TRAJECTORY_FRAMES
-from whale.pretrain.config import TrainDynamicsConfig
+from whale.pretrain.config import TrainDynamicsConfig, TrainTokenizerConfig
 from whale.pretrain.estimate import ASSUMED_TOKENIZER, EMPTY_CARD
 from whale.ranks import Ranks
 
@@ -73,8 +73,8 @@ def really_allocated(build, shape: tuple[int, ...], engine: EngineConfig, optim:
 @pytest.mark.filterwarnings("ignore:.*profiler.*")
 @pytest.mark.parametrize(("build", "shape", "precision", "recompute", "optimizer"), [
     (dynamics, (64,), "fp32", False, "adamw"),
-    (dynamics, (64,), "fp32", True, "muon"),
-    (dynamics, (64,), "bf16", False, "muon"),
+    pytest.param(dynamics, (64,), "fp32", True, "muon", marks=pytest.mark.slow),
+    pytest.param(dynamics, (64,), "bf16", False, "muon", marks=pytest.mark.slow),
     (dynamics, (64,), "bf16", True, "adamw"),
     (tokenizer, (64, 64, 3), "fp32", False, "adamw"),
 ])  # fmt: skip
@@ -125,6 +125,14 @@ def ladder() -> dict[str, tuple[TrainDynamicsConfig, WorldModelConfig, dict[str,
         with nothing_allocated():
             found[name] = config, sizes, parameter_counts(WorldModel(sizes))
     return found
+
+
+def test_one_tokenizer_for_all(ladder):
+    trained = load_config(TrainTokenizerConfig, [CONFIGS / "pretrain/tokenizer_256px.yaml"])
+    assert trained.model == ASSUMED_TOKENIZER
+    assert {config.tokenizer for config, _, _ in ladder.values()} == {trained.run / "export"}
+    tokens = [source.folder for source in ladder["414m"][0].data.sources]
+    assert [folder.name for folder in tokens] == [source.folder.name for source in trained.data.sources]
 
 
 @pytest.mark.parametrize("name", SIZES)
