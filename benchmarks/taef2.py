@@ -18,18 +18,15 @@ BEFORE_UPSAMPLING = {7, 12, 17}
 """Layers of the decoder that see their input at twice the size."""
 
 
-def available() -> bool:
-    """Whether the published weights are here."""
-    return (WEIGHTS / "taef2_encoder.pth").is_file()
-
-
 def load(half: str) -> dict[int, dict[str, Tensor]]:
     """Weights of the `encoder` or `decoder`, by layer and name; checked against the published sha256.
 
     Raises:
-        UserError: the file is not the one that was published.
+        UserError: the file is absent, or not the one that was published.
     """
     file = WEIGHTS / f"taef2_{half}.pth"
+    if not file.is_file():
+        raise UserError(f"there is no file {file}", "fetch it from madebyollin/taesd")
     sums = (line.split() for line in (WEIGHTS.parent / "SHA256SUMS").read_text(encoding="utf-8").splitlines())
     expected = {name: digest for digest, name in sums}[f"./weights/{file.name}"]
     if hashlib.sha256(file.read_bytes()).hexdigest() != expected:
