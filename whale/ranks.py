@@ -171,7 +171,8 @@ def concatenate(value_M: Tensor) -> tuple[Tensor, range]:
 
 def broadcast(value: int) -> int:
     """An integer of rank 0, on every rank."""
-    return int(total(torch.tensor(value if not is_joined() or torch.distributed.get_rank() == 0 else 0)))
+    own = value if not is_joined() or torch.distributed.get_rank() == 0 else 0
+    return int(total(torch.tensor(own, dtype=torch.int64)))  # of a bool too: ranks send as many bytes
 
 
 def wait_for_all() -> None:

@@ -19,7 +19,7 @@ with join("cpu", Path("run")) as here:
     assert whole.tolist() == [0, 1, 20, 21, 22], whole
     assert own == [range(0, 2), range(2, 2), range(2, 5)][rank], own
     assert total_of(rank, 0.5) == [3.0, 1.5]
-    assert broadcast(rank + 7) == 7
+    assert broadcast(rank + 7) == 7 and broadcast(rank == 0) == 1
     value = torch.full((2,), float(rank))
     assert total(value).tolist() == [3.0, 3.0] and value.tolist() == [rank, rank]
 sys.exit()
