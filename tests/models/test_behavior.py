@@ -12,6 +12,16 @@ def test_kl_equals_torch():
     torch.testing.assert_close(kl_divergence(q, p), torch_kl(*as_torch))
 
 
+def test_small_divergences_survive_bfloat16(model, batch):
+    """Weights in bfloat16, as ZeRO holds them: what comes of a head is rounded, what comes of that is not."""
+    behavior = model.behavior.bfloat16()
+    summary = behavior.summary(model.codes(batch["tokens"]).bfloat16())
+    prior = behavior.infer_prior(summary, model.action_features(batch).bfloat16())
+    near = Gaussian(prior.mean, prior.log_std + 0.01)
+    exact = kl_divergence(Gaussian(*(x.double() for x in near)), Gaussian(*(x.double() for x in prior)))
+    torch.testing.assert_close(kl_divergence(near, prior).double(), exact, rtol=0.01, atol=0)
+
+
 def test_action_likelihood_equals_torch_over_masked_dimensions(model, batch):
     behavior = model.behavior
     summary = behavior.summary(model.codes(batch["tokens"]))

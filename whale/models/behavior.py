@@ -89,7 +89,8 @@ class Behavior(nn.Module):
         self.log_std_A = nn.Parameter(torch.zeros(ACTION_DIM))
 
     def _gaussian(self, out: Tensor) -> Gaussian:
-        mean, log_std = out.to(self.log_std_A.dtype).chunk(2, -1)  # small KLs are lost in bfloat16
+        # Small KLs are lost in bfloat16, which ZeRO holds the parameters in too.
+        mean, log_std = out.to(torch.promote_types(out.dtype, torch.float32)).chunk(2, -1)
         return Gaussian(mean, log_std.clamp(-5, 2))
 
     def infer_prior(
