@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from whale.models import attention as attention_module
 from whale.models.attention import Attention, FrameCache, attend, attend_fused, attend_written_out, band_mask, rotate
 
 
@@ -92,6 +93,14 @@ def test_both_ways_of_attending_are_one_function(width, shape):
     for a, b in zip(torch.autograd.grad(fused, inputs, up), torch.autograd.grad(written, inputs, up), strict=True):
         torch.testing.assert_close(a, b)
     torch.testing.assert_close(written, F.scaled_dot_product_attention(*inputs, attn_mask=mask, scale=1.0))
+
+
+@pytest.mark.parametrize("room", [6, 5, 2])
+def test_more_groups_than_a_kernel_has_room_for(monkeypatch, room):
+    inputs = random_qkv(2, 3, 2, 5, 8)
+    monkeypatch.setattr(attention_module, "GRID", room)
+    mask = band_mask(5, 5, 2, torch.device("cpu"))
+    torch.testing.assert_close(attend_fused(*inputs, mask), attend_written_out(*inputs, mask))
 
 
 def test_attention_can_be_differentiated_twice():

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from whale.models.norm import RMSNorm
 
+GRID = 65_535
+"""Most blocks of a CUDA kernel along its second and third dimension, over which attention spreads heads and groups."""
+
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask_TL: Tensor | None = None) -> Tensor:
     """Softmax attention of independent groups: queries [..., N, T, H], scaled, keys and values [..., N, L, H]."""
@@ -18,10 +21,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask_TL: Tensor | None = None) -> Te
 
 
 def attend_fused(q: Tensor, k: Tensor, v: Tensor, mask_TL: Tensor | None = None) -> Tensor:
-    """In one kernel; those there are take four dimensions."""
-    q_MNTH, k_MNLH, v_MNLH = (x.flatten(0, -4) for x in (q, k, v))
-    flat = F.scaled_dot_product_attention(q_MNTH, k_MNLH, v_MNLH, attn_mask=mask_TL, scale=1.0)
-    return flat.unflatten(0, q.shape[:-3])
+    """In one kernel, or in several where there are more groups than one has room for; they take four dimensions."""
+    parts = zip(*(x.flatten(0, -4).split(GRID) for x in (q, k, v)), strict=True)
+    found = [F.scaled_dot_product_attention(*part, attn_mask=mask_TL, scale=1.0) for part in parts]
+    return (found[0] if len(found) == 1 else torch.cat(found)).unflatten(0, q.shape[:-3])
 
 
 def attend_written_out(q: Tensor, k: Tensor, v: Tensor, mask_TL: Tensor | None = None) -> Tensor:
