@@ -35,7 +35,7 @@ def adapt_world_model(config: WorldModelAdaptationConfig) -> None:
             f"the demonstrations are {found} frames, {config.source} takes {size} px",
             f"convert them with size_px={size}",
         )
-    check_engine(config.loss.jacobian, config.engine.zero)
+    check_engine(config.loss.jacobian, config.engine.zero, config.engine.recompute)
     with join(config.engine.device, config.run) as here:
         claim(config.run, config, here)
         tokenizer = adapt_tokenizer(config, here)

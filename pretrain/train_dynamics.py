@@ -58,7 +58,7 @@ def train_dynamics(config: TrainDynamicsConfig) -> None:
             f"data.frames is {config.data.frames}, shorter than two bands of {config.dynamics.band} frames",
             "choose data.frames >= 2 * dynamics.band, so that training sees full windows",
         )
-    check_engine(config.loss.jacobian, config.engine.zero)
+    check_engine(config.loss.jacobian, config.engine.zero, config.engine.recompute)
     with join(config.engine.device, config.run) as here:
         model = build_model(config)
         loader = ClipLoader(config.data, "train", here.rank, here.world_size, model.scales)

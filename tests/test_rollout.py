@@ -94,6 +94,15 @@ def test_expected_tokens_have_the_least_expected_distance():
     assert (expected_tokens(certain, model.tokenizer) == 5).all()
 
 
+def test_expected_tokens_are_the_same_under_autocast():
+    """Validation runs under it."""
+    torch.manual_seed(0)
+    model, logits = random_model().float(), 2 * torch.randn(64, 16, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = expected_tokens(logits, model.tokenizer)
+    assert torch.equal(found, expected_tokens(logits, model.tokenizer))
+
+
 def imagine_sampled(model, images, actions, seeds, steps=4, temperature=1.0):
     """Tokens [B, steps, S] of a sampled rollout with the same action at every step."""
     imagination = Imagination(model, images, actions, "tabletop", 0.2, Sampling(temperature, seeds))

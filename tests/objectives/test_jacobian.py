@@ -6,10 +6,11 @@ import pytest
 import torch
 from tiny_model import random_batch, random_model
 
+from whale.models.dynamics import expected_codes
 from whale.objectives.clip_noise import ClipNoise
 from whale.objectives.dynamics_loss import DynamicsLossConfig, dynamics_loss
 from whale.objectives.dynamics_objective import DynamicsObjective
-from whale.objectives.jacobian import JacobianConfig, expected_codes, finite_difference, penalty, vjp
+from whale.objectives.jacobian import JacobianConfig, finite_difference, penalty, vjp
 from whale.objectives.noise import NO_NOISE, rms
 
 FRAME = 2

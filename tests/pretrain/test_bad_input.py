@@ -134,9 +134,10 @@ def test_a_run_that_does_not_follow_its_actions_is_saved_and_stopped(root, tmp_p
     assert {"val/action_following_se", "val/imagined_psnr", "val/dataset/tabletop/cross_entropy"} <= figures.keys()
 
 
-def test_the_exact_derivative_is_refused_under_zero_3(root, tmp_path):
+@pytest.mark.parametrize("engine", [{"zero": 3}, {"recompute": True}])
+def test_the_exact_derivative_is_refused_where_it_cannot_be_had(root, tmp_path, engine):
     wanted = config(root, tmp_path / "run")
-    wanted = replace(wanted, engine=replace(wanted.engine, zero=3))
+    wanted = replace(wanted, engine=replace(wanted.engine, **engine))
     jacobian = replace(wanted.loss.jacobian, weight=1.0, estimator="vjp")
     assert "set loss.jacobian.estimator=finite_difference" in refused(
         replace(wanted, loss=replace(wanted.loss, jacobian=jacobian))

@@ -73,6 +73,12 @@ def action_features(actions_BTA: Tensor, mask_BTA: Tensor, status_BA: Tensor, ty
     return torch.cat([actions_BTA * mask_BTA, one_hot, kind], -1)
 
 
+def expected_codes(logits: Tensor, codebook_VC: Tensor) -> Tensor:
+    """Probabilities times codes, [..., V] -> [..., C], in float32 at least: in bfloat16 a difference of two is lost."""
+    with full_precision(logits):
+        return logits.to(torch.promote_types(logits.dtype, codebook_VC.dtype)).softmax(-1) @ codebook_VC
+
+
 class Dynamics(nn.Module):
     """Next-frame distribution over tokens, reward and termination."""
 

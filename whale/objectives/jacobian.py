@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from whale.config import configclass
 from whale.errors import UserError
-from whale.models.layers import full_precision
+from whale.models.dynamics import expected_codes
 from whale.objectives.clip_noise import ClipNoise
 from whale.objectives.noise import rms
 
@@ -46,23 +46,25 @@ class JacobianConfig:
         return self.weight * max(0.0, 1 - step / self.decay_steps) if self.decay_steps else self.weight
 
 
-def check_engine(config: JacobianConfig, zero: int | None) -> None:
+def check_engine(config: JacobianConfig, zero: int | None, recompute: bool) -> None:
     """Raise a UserError where the estimator cannot be had."""
-    if config.weight and config.estimator == "vjp" and zero == 3:
+    if not config.weight or config.estimator != "vjp":
+        return
+    twice = "loss.jacobian.estimator is vjp, which goes backward twice"
+    if zero == 3:
         raise UserError(
-            "loss.jacobian.estimator is vjp, which goes backward twice; ZeRO 3 has put the weights away by then",
+            f"{twice}; ZeRO 3 has put the weights away by then",
             "set loss.jacobian.estimator=finite_difference, or engine.zero to 2 or less",
+        )
+    if recompute:  # the second time it would be outside of `vjp`, with fused attention and compiled blocks
+        raise UserError(
+            f"{twice}; engine.recompute would then compute in another way what the first time kept",
+            "set loss.jacobian.estimator=finite_difference, or engine.recompute=false",
         )
 
 
 Map = Callable[[Tensor], Tensor]
 """F: code vectors [B, S, C] to code vectors [B, S, C], clip by clip."""
-
-
-def expected_codes(logits_BSV: Tensor, codebook_VC: Tensor) -> Tensor:
-    """Probabilities times codes, [B, S, C], in float32 at least: in bfloat16 a difference of two is lost."""
-    with full_precision(logits_BSV):
-        return logits_BSV.to(torch.promote_types(logits_BSV.dtype, codebook_VC.dtype)).softmax(-1) @ codebook_VC
 
 
 def finite_difference(f: Map, e_BSC: Tensor, at_e_BSC: Tensor, u_BSC: Tensor, step: Tensor) -> Tensor:
