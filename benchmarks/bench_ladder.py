@@ -2,7 +2,7 @@
 
 Sizes are those of configs/pretrain/whale_x_{26m,77m,154m}.yaml; token clips and their tokenizer are what is named, real
 ones. So few tokens cannot feed the recipe of those files: here Muon takes the matrices, at a rate that does not depend
-on the width, and AdamW the rest at the files' power law of the run's FLOPs, capped. One seed. Figures are
+on the width, and AdamW the rest, at a rate in inverse proportion to it (Yang et al., 2022). One seed. Figures are
 cross-entropies of held-out clips after the last step, in nats a token; intervals are over the clips, which the gains
 pair one by one.
 """
@@ -24,7 +24,6 @@ from whale.engine import EngineConfig
 from whale.estimate import parameter_counts
 from whale.eval.results import Figure
 from whale.loop import LoopConfig
-from whale.models.flops import training_flops
 from whale.models.world_model import WorldModel
 from whale.objectives.clip_noise import ClipNoise
 from whale.objectives.dynamics_loss import DynamicsLossConfig, clip_counts, dynamics_loss
@@ -32,14 +31,12 @@ from whale.objectives.noise import NoiseConfig
 from whale.objectives.validation import ValidationConfig
 from whale.optim import OptimConfig
 from whale.pretrain.config import TrainDynamicsConfig
-from whale.pretrain.train_dynamics import build_model, train_dynamics
+from whale.pretrain.train_dynamics import train_dynamics
 from whale.ranks import Ranks
 from whale.validate import held_out_batches
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "pretrain"
 SIZES = ("26m", "77m", "154m")
-HIGHEST_RATE = 3e-3
-"""Of AdamW: below the law, which was fitted on runs a million times as long."""
 
 
 def run_config(size: str, words: Namespace, run: Path) -> TrainDynamicsConfig:
@@ -49,16 +46,16 @@ def run_config(size: str, words: Namespace, run: Path) -> TrainDynamicsConfig:
     data = DataConfig(
         sources=(DataSource(folder=words.tokens),), frames=rung.data.frames, batch=words.batch, workers=0
     )
-    config = TrainDynamicsConfig(
+    return TrainDynamicsConfig(
         run=run, data=data, tokenizer=words.tokenizer, dynamics=rung.dynamics, behavior=rung.behavior,
         loop=LoopConfig(steps=steps, log_every=max(1, steps // 10), validate_every=steps, save_every=steps, keep=1),
         engine=EngineConfig(device="cpu", precision=words.precision),
         validation=ValidationConfig(batches=1, following_clips=0),
+        optim=OptimConfig(
+            name="muon", lr=words.lr / rung.dynamics.width, muon_lr=words.muon_lr, warmup_steps=steps // 10,
+            decay_fraction=0.5,
+        ),
     )  # fmt: skip
-    flops = training_flops(build_model(config).config, data.frames) * steps * data.batch * data.frames
-    rate = min(HIGHEST_RATE, 0.3118 * flops**-0.125)
-    optim = OptimConfig(name="muon", lr=rate, muon_lr=words.muon_lr, warmup_steps=steps // 10, decay_fraction=0.5)
-    return replace(config, optim=optim)
 
 
 @torch.no_grad()
@@ -101,6 +98,7 @@ def main() -> None:
     flags.add_argument("--tokenizer", type=Path, required=True, help="the export that made them")
     flags.add_argument("--steps", type=int, default=100)
     flags.add_argument("--batch", type=int, default=1, help="clips of 16 frames")
+    flags.add_argument("--lr", type=float, default=0.64, help="AdamW's peak rate times the width")
     flags.add_argument("--muon-lr", type=float, default=1e-2)
     flags.add_argument("--held-out", type=int, default=24, help="clips")
     flags.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")

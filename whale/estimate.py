@@ -169,6 +169,8 @@ class _Live(TorchDispatchMode):
         self.now -= self._sizes.pop(key, 0)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.prim.device.default:  # more than half of all, and no operation
+            return func(*args)
         self._see((args, kwargs), made=False)
         if func is torch.ops.aten.index.Tensor and args[1][0] is not None and args[1][0].dtype == torch.bool:
             out = args[0].clone()  # as if the mask were true throughout: fake tensors have no values to go by
