@@ -21,6 +21,17 @@ def context(codebook, config, clips=8, step=0, near=None):
     return tokens, *noisy_context(tokens, valid, codebook, near, config, noise)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
+def test_draws_for_a_gpu_wait_for_nothing_and_are_those_of_a_cpu():
+    torch.zeros(1, device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        drawn = ClipNoise(0, 3, torch.arange(4), "cuda").normal(5)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert drawn.is_cuda and torch.equal(drawn.cpu(), ClipNoise(0, 3, torch.arange(4)).normal(5))
+
+
 def test_nothing_is_the_identity(codebook):
     tokens, noisy, codes = context(codebook, NO_NOISE)
     assert torch.equal(noisy, tokens) and torch.equal(codes, codebook[tokens])

@@ -50,4 +50,7 @@ class ClipNoise:
         return int(torch.randint(every, (), generator=generator))
 
     def _draw(self, draw: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
-        return torch.stack([draw(shape, generator=generator) for generator in self._generators]).to(self._device)
+        drawn = torch.stack([draw(shape, generator=generator) for generator in self._generators])
+        if torch.device(self._device).type == "cuda":  # from other memory, the copy waits for all work before it
+            drawn = drawn.pin_memory()
+        return drawn.to(self._device, non_blocking=True)
