@@ -3,7 +3,8 @@
 World models with AdamW (weights and two moments, 12 bytes a parameter) are trained by real steps and saved as the loop
 saves them. Of the largest model:
 
-- `checkpoint_stall_sec`: for how long the loop does not train; the median of all saves, the first included.
+- `checkpoint_stall_sec`: for how long the loop does not train, to copy the state and later to publish what was
+  written; the median of all saves, the first included.
 - `stall_over_copy`: the same over a copy of as many bytes from memory to memory.
 - `durable_over_write`: from the start of a save until it is published (written, synced, hashed), with no training
   meanwhile, over a plain write and fsync of as many bytes.
@@ -78,15 +79,21 @@ def measure(width: int, depth: int, repeats: int, folder: Path) -> dict[str, Any
     def save(number: int) -> None:
         taken["stall"].append(seconds(saver.start, number, {"step": number}, engine.snapshot))
 
+    def settle() -> None:
+        while not saver.news()[0]:
+            time.sleep(0.001)
+        taken["stall"][-1] += seconds(saver.settle, 1, 0)
+
     def save_all(number: int) -> None:
         save(number)
-        saver.finish()
+        settle()
 
     source, target = torch.ones(1 << 26), torch.ones(1 << 26)
     step()
     step()
     for number in range(0, 2 * repeats, 2):
         taken["durable"].append(seconds(save_all, number))
+        saver.finish()
         found = checkpoint_of(folder / "checkpoints", number).folder
         num_bytes = sum(file.stat().st_size for file in found.iterdir())
         taken["copy"].append(seconds(plain_copy, source, target, num_bytes))
@@ -94,6 +101,7 @@ def measure(width: int, depth: int, repeats: int, folder: Path) -> dict[str, Any
         taken["alone"].append(seconds(step))
         save(number + 1)
         taken["saving"].append(seconds(step))
+        settle()
         saver.finish()
     parameters = sum(value.numel() for value in model.parameters())
     return {"parameters": parameters, "bytes": num_bytes, "seconds": taken}

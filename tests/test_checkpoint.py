@@ -18,6 +18,19 @@ def save(folder, step, **state):
     return Checkpoint(folder / f"step_{step:07d}", step)
 
 
+def test_old_checkpoints_are_gone_when_the_last_is_there(tmp_path):
+    saver = Saver(tmp_path, Ranks(), keep=1, milestones=(2,))
+
+    def snapshot(folder):
+        (folder / "weights").write_bytes(bytes(10))
+        return lambda: [folder / "weights"]
+
+    for step in range(1, 5):
+        saver.start(step, {"step": step}, snapshot)
+    saver.finish()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_0000002", "step_0000004"]
+
+
 @pytest.fixture
 def saved(tmp_path) -> Checkpoint:
     return save(tmp_path, 7)

@@ -233,13 +233,21 @@ def refuse_other_shapes(own: dict[str, tuple[int, ...]], given: dict[str, tuple[
         )
 
 
-def prune(folder: Path, step: int, keep: int, milestones: tuple[int, ...]) -> None:
-    """Delete all but the newest `keep` checkpoints and the milestones.
+def prune(folder: Path, step: int, keep: int, milestones: tuple[int, ...]) -> threading.Thread:
+    """Delete all but the newest `keep` checkpoints and the milestones, in a thread: gigabytes take a second or more.
 
     Checkpoints beyond `step` do not count: the run has passed over them as damaged, and will replace them.
     """
+    doomed = []
     for checkpoint in [c for c in find_checkpoints(folder) if c.step <= step][:-keep]:
         if checkpoint.step not in milestones:
-            doomed = checkpoint.folder.with_name(f".tmp-{checkpoint.folder.name}-pruned")
-            checkpoint.folder.rename(doomed)  # gone at once: half of it would look like a damaged one
-            shutil.rmtree(doomed, ignore_errors=True)
+            doomed.append(checkpoint.folder.with_name(f".tmp-{checkpoint.folder.name}-pruned"))
+            checkpoint.folder.rename(doomed[-1])  # gone at once: half of it would look like a damaged one
+
+    def remove() -> None:
+        for path in doomed:
+            shutil.rmtree(path, ignore_errors=True)
+
+    removing = threading.Thread(target=remove)
+    removing.start()
+    return removing

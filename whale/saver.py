@@ -36,6 +36,7 @@ class Saver:
     def __init__(self, folder: Path, here: Ranks, keep: int, milestones: tuple[int, ...]):
         self._folder, self._here, self._keep, self._milestones = folder, here, keep, milestones
         self._thread: threading.Thread | None = None
+        self._pruning: threading.Thread | None = None
         self._error: Exception | None = None
         # Another name than that of an earlier process, which may still be writing when it has lost its main process.
         self._launch = broadcast(secrets.randbits(31))
@@ -106,11 +107,13 @@ class Saver:
                 self._publish()
 
     def finish(self) -> None:
-        """Wait until what is being saved is published; see `settle` for the error."""
+        """Wait until what is being saved is published, and what it replaces is gone; see `settle` for the error."""
         if self._thread is not None:
             self._thread.join()
             self.settle(*(round(count) for count in total_of(*map(float, self.news()))))
             wait_for_all()
+        if self._pruning is not None:  # makes room for the next
+            self._pruning.join()
 
     def _publish(self) -> None:
         hashes: dict[str, str] = {}
@@ -123,7 +126,7 @@ class Saver:
         except OSError as error:
             self._error = error
             self._give_up()
-        prune(self._folder, self._step, self._keep, self._milestones)
+        self._pruning = prune(self._folder, self._step, self._keep, self._milestones)
 
     def _give_up(self) -> None:
         if self._here.is_main:
