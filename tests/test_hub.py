@@ -13,7 +13,7 @@ from tiny_runs import prepare
 
 from whale.cli import main
 from whale.errors import UserError
-from whale.hub import FILES
+from whale.hub import FILES, find_export
 from whale.models.tokenizer import VideoTokenizer
 from whale.models.world_model import WorldModel
 
@@ -72,6 +72,32 @@ def test_what_is_pushed_comes_back_to_the_bit(hub, model, tmp_path):
     assert same(inside, model.tokenizer) and inside.record == {"step": 2}
     for file in FILES:  # the very files of the local export
         assert repo.commits[repo.branches["main"]][file] == (tmp_path / "export" / file).read_bytes()
+
+
+def test_places_of_this_machine_are_not_published(hub, tmp_path):
+    model = random_model().float()
+    model.record = {
+        "config": {"run": "/home/someone/runs/one", "tokenizer": "runs/tokenizer/export", "data": {"sources": [
+            {"folder": "/home/someone/viola/clips"}, {"folder": "/scratch/someone/jaco/clips"}
+        ]}},
+        "data": {"/home/someone/viola/clips": "hash of viola", "/scratch/someone/jaco/clips": "hash of jaco"},
+        "tokenizer": {"config": {"run": "/home/someone/runs/tokenizer"}},
+    }  # fmt: skip
+    for publish in (
+        lambda: model.push_to_hub("lab/one", token=TOKEN),
+        lambda: model.save_pretrained(tmp_path / "export", push_to_hub=True, repo_id="lab/two", token=TOKEN),
+    ):
+        publish()
+    assert VideoTokenizer.from_pretrained(tmp_path / "export").record == model.record["tokenizer"]
+    for repo in hub.repositories.values():
+        files = repo.commits[repo.branches["main"]]
+        assert not any(b"someone" in content for content in files.values())
+        record = json.loads(files["config.json"])["training"]
+        assert record["config"] == {
+            "run": "one", "tokenizer": "runs/tokenizer/export",
+            "data": {"sources": [{"folder": "clips"}, {"folder": "clips_2"}]},
+        }  # fmt: skip
+        assert record["data"] == {"clips": "hash of viola", "clips_2": "hash of jaco"}
 
 
 def test_what_was_fetched_once_is_loaded_without_a_network(hub, files, model, monkeypatch):
@@ -186,6 +212,9 @@ def test_a_hub_that_refuses_or_is_away_is_told(hub, model, files, monkeypatch):
         with pytest.raises(UserError) as refused:
             model.push_to_hub("lab/new", token=token)
         assert "refuses access" in str(refused.value) and "hf_wrongOne" not in str(refused.value)
+    for ask in (lambda: model.push_to_hub("lab/new", token=True), lambda: find_export("lab/whale", token=True)):
+        with pytest.raises(UserError, match="nobody is logged in"):
+            ask()
     with pytest.raises(UserError, match="no valid name"):
         model.push_to_hub("lab/new/thing", token=TOKEN)
     assert set(hub.repositories) == {"lab/whale"}
@@ -215,6 +244,8 @@ def test_a_folder_with_other_files_is_not_replaced(model, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=r"notes\.txt"):
         model.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="is a file"):
+        model.save_pretrained(tmp_path / "notes.txt")
     assert (tmp_path / "notes.txt").read_text() == "mine"
     shutil.rmtree(tmp_path)
     for _ in range(2):

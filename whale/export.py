@@ -28,7 +28,12 @@ def save_export(folder: Path, kind: str, model: nn.Module, config: Any, training
         model: its weights are stored in fp32.
         config: the model's configuration.
         training: what made it (steps, data hashes, the resolved training configuration), for the record.
+
+    Raises:
+        UserError: `folder` is a file.
     """
+    if folder.is_file():
+        raise UserError(f"{folder} is a file, and an export is a folder", "name a folder")
     values = {"export_version": EXPORT_VERSION, "kind": kind, "whale": __version__, "model": to_values(config)}
     with publish_folder(folder) as temporary:
         weights = {name: value.detach().float().cpu().contiguous() for name, value in model.state_dict().items()}

@@ -6,6 +6,7 @@ Nothing of a repository is fetched but `FILES`: JSON, text and safetensors, none
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from whale.errors import UserError
 
@@ -100,6 +101,28 @@ def publish(
         )  # fmt: skip
 
 
+def shareable(record: dict[str, Any]) -> dict[str, Any]:
+    """The record of a training without the places of this machine: of an absolute path, the last name is left.
+
+    A path always gets the same name, and two that end alike are numbered.
+    """
+    names: dict[str, str] = {}
+
+    def share(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {share(key): share(one) for key, one in value.items()}
+        if isinstance(value, list | tuple):
+            return [share(one) for one in value]
+        if not isinstance(value, str) or not Path(value).is_absolute():
+            return value
+        if value not in names:
+            number = 1 + sum(Path(other).name == Path(value).name for other in names)
+            names[value] = Path(value).name + (f"_{number}" if number > 1 else "")
+        return names[value]
+
+    return {key: share(value) for key, value in record.items()}
+
+
 def _is_valid(repo_id: str) -> bool:
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -139,6 +162,8 @@ def _told(repo_id: str, before: str = "") -> Iterator[None]:
             f"{before}the hub's repository {repo_id} is not in the cache and cannot be fetched ({answer})",
             "go online (without HF_HUB_OFFLINE and local_files_only), or fetch it where there is a network",
         ) from None
+    except errors.LocalTokenNotFoundError:
+        raise UserError(f"token=True asks for the token of a log-in for {repo_id}; nobody is logged in", log_in) from None
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
         refused = status in (401, 403)

@@ -9,7 +9,7 @@ from torch import nn
 from whale.config import build_config
 from whale.errors import UserError
 from whale.export import load_export, read_export, save_export
-from whale.hub import FILES, find_export, publish
+from whale.hub import FILES, find_export, publish, shareable
 
 Self = TypeVar("Self", bound="PretrainedModel")
 
@@ -93,7 +93,7 @@ class PretrainedModel(nn.Module):
             )
         save_export(folder, self.KIND, self, self.config, self.record)
         if push_to_hub and repo_id is not None:
-            publish(folder, repo_id, **options)
+            self.push_to_hub(repo_id, **options)
 
     def push_to_hub(
         self,
@@ -105,10 +105,13 @@ class PretrainedModel(nn.Module):
         token: str | bool | None = None,
         create_pr: bool = False,
     ) -> str:
-        """Publish it on the hub as one commit; the arguments, result and errors are those of `whale.hub.publish`."""
+        """Publish it on the hub as one commit, its record without absolute paths of this machine.
+
+        The arguments, result and errors are those of `whale.hub.publish`.
+        """
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "export"
-            self.save_pretrained(folder)
+            save_export(folder, self.KIND, self, self.config, shareable(self.record))
             return publish(
                 folder, repo_id, private=private, commit_message=commit_message, revision=revision, token=token,
                 create_pr=create_pr,
