@@ -34,6 +34,24 @@ decoded = model.decode(tokens[None])  # int64 [B, T, S] -> uint8 [B, T, H, W, 3]
 }
 HUB_LICENCES = ("apache-2.0", "mit", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc0-1.0", "bsd-3-clause")
 """Those of the hub's identifiers that robot data comes under."""
+FIGURES = {
+    "psnr": "dB, frames decoded from their own tokens against recorded ones",
+    "codebook_usage": "share of the codes that held-out frames use",
+    "codebook_perplexity": "that many codes, used evenly, would have the same entropy",
+    "lpips": "perceptual distance of decoded frames (AlexNet), 0 for equal ones",
+    "cross_entropy": "nats a token of the next frame, from recorded frames",
+    "moved_accuracy": "share foretold of the tokens that change",
+    "reward_error": "squared error over the variance of the dataset's rewards",
+    "termination": "nats, cross-entropy of whether the episode ends",
+    "behavior_kl": "nats, what is known of the behaviour from the whole clip and not from its past",
+    "action_log_prob": "nats a dimension, recorded actions by the behaviour of the whole clip",
+    "action_log_prob_prior": "the same by the behaviour that its past shows",
+    "action_log_prob_zero": "the same by no behaviour at all",
+    "imagined_psnr": "dB, imagined frames against decoded recorded ones",
+    "action_following": "dB, PSNR imagined with the true actions minus with another clip's: 0 if it ignores them",
+    "action_following_se": "dB, standard error of that over clips",
+}
+"""What figures of a validation say, and in which unit."""
 UNITS = ("m", "m", "m", "rad", "rad", "rad", "1 = open")
 """Of the canonical end-effector actions."""
 
@@ -170,8 +188,8 @@ def _actions(cards: dict[str, Any]) -> str:
 
 
 def _figures(title: str, figures: dict[str, float | None]) -> str:
-    shown = [(name, _number(value)) for name, value in figures.items() if "/" not in name]
-    return f"## {title}\n\n" + _table(("figure", "value"), shown) if shown else ""
+    shown = [(name, _number(value), FIGURES.get(name, "")) for name, value in figures.items() if "/" not in name]
+    return f"## {title}\n\n" + _table(("figure", "value", "meaning"), shown) if shown else ""
 
 
 def _groups(figures: dict[str, float | None]) -> str:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from whale.errors import UserError
+from whale.model_card import FIGURES
 from whale.models.flops import training_flops
 from whale.models.fsq import FSQConfig
 from whale.models.quantizer import VQConfig
@@ -69,7 +70,7 @@ def test_lpips_is_added_over_real_frames_only_and_validated():
     loss.backward()
     assert all(p.grad.isfinite().all() for p in objective.model.parameters())
     assert len(list(objective.parameters())) == len(list(objective.model.parameters()))
-    assert 0 < objective.validate()["lpips"] < 2
+    assert 0 < objective.validate()["lpips"] < 2 and objective.validate().keys() <= FIGURES.keys()
 
 
 def test_lpips_needs_both_a_weight_and_weights(tmp_path):

@@ -8,6 +8,7 @@ import torch
 from tiny_model import CARD, random_batch, random_model, randomise, tiny_config
 
 from whale.metrics.frames import psnr
+from whale.model_card import FIGURES
 from whale.models.world_model import WorldModel
 from whale.objectives.clip_noise import ClipNoise
 from whale.objectives.dynamics_loss import DynamicsLossConfig, dynamics_loss
@@ -129,6 +130,7 @@ def test_a_blind_model_follows_by_nothing_and_fails_a_run_that_asks():
     asked = ValidationConfig(following_horizon=4, min_action_following=0.5, min_following_from=100)
     objective = DynamicsObjective(model, DynamicsLossConfig(), [clips(model)], following(model), asked)
     figures = objective.validate()
+    assert {name for name in figures if "/" not in name} <= FIGURES.keys()  # a model card says what each means
     assert figures[FOLLOWING] == 0.0
     assert objective.verdict(99, figures) is None
     problem = objective.verdict(100, figures).args[0]
