@@ -163,7 +163,7 @@ def _told(repo_id: str, before: str = "") -> Iterator[None]:
             "go online (without HF_HUB_OFFLINE and local_files_only), or fetch it where there is a network",
         ) from None
     except errors.LocalTokenNotFoundError:
-        raise UserError(f"token=True asks for the token of a log-in for {repo_id}; nobody is logged in", log_in) from None
+        raise UserError(f"token=True is given for {repo_id}, and nobody is logged in", log_in) from None
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
         refused = status in (401, 403)
