@@ -11,6 +11,7 @@ import numpy as np
 from whale.clips.clip import Clip
 from whale.clips.reader import ClipReader
 from whale.errors import UserError
+from whale.models.dataset_card import describe_actions
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Episodes:
     """int [N]: the frame of its episode that a window begins with."""
     dataset: str
     control_period_sec: float
+    action_words: str
+    """What the actions hold (`whale.models.dataset_card.describe_actions`)."""
     frames: np.ndarray
     """uint8 [N, T, H, W, 3]."""
     actions: np.ndarray
@@ -53,7 +56,8 @@ def read_episodes(
     resample the episodes.
 
     Raises:
-        UserError: the clips are tokens, or of several frame sizes or control periods, or none is long enough.
+        UserError: the clips are tokens, or of several frame sizes, control periods or kinds of actions, or none is long
+            enough.
     """
     if reader.manifest.kind != "pixels":
         raise UserError(f"{reader.folder} holds {reader.manifest.kind}", "give pixel clips: raw frames are scored")
@@ -90,10 +94,17 @@ def _starts(usable: int, num_frames: int, every: int | None) -> range:
     return range(0, max(1, usable - num_frames + 1), every or usable)
 
 
+def _kind(clip: Clip) -> tuple[tuple[int, ...], float, str]:
+    """What all episodes must have in common: frame size, control period, and what actions hold."""
+    assert clip.frames is not None
+    words = describe_actions(clip.info.action_type.value, clip.info.action_status)
+    return clip.frames.shape[1:], clip.info.control_period_sec, words
+
+
 def _stack(clips: list[Clip], starts: list[range], num_frames: int, left_out: dict[str, int]) -> Episodes:
     first = clips[0]
     assert first.frames is not None
-    same = (first.frames.shape[1:], first.info.control_period_sec)
+    same = _kind(first)
     windows = [(number, start) for number, of_clip in enumerate(starts) for start in of_clip]
     frames = np.empty((len(windows), num_frames, *first.frames.shape[1:]), np.uint8)
     actions = np.zeros((len(windows), num_frames, first.actions.shape[1]), np.float32)
@@ -101,10 +112,11 @@ def _stack(clips: list[Clip], starts: list[range], num_frames: int, left_out: di
     for i, ((number, start), length) in enumerate(zip(windows, lengths, strict=True)):
         clip, last = clips[number], start + length - 1
         assert clip.frames is not None
-        if (clip.frames.shape[1:], clip.info.control_period_sec) != same:
+        if _kind(clip) != same:
             raise UserError(
-                f"episode {clip.info.episode} has another frame size or control period than {first.info.episode}",
-                "convert to one size and score one control period at a time",
+                f"episode {clip.info.episode} is not of the kind of {first.info.episode} (frame size, control period, "
+                f"actions): {_kind(clip)}, {same}",
+                "convert to one size, and score one control period and one kind of actions at a time",
             )
         frames[i, :length], frames[i, length:] = clip.frames[start : last + 1], clip.frames[last]
         actions[i, : length - 1] = clip.actions[start:last]
@@ -115,6 +127,7 @@ def _stack(clips: list[Clip], starts: list[range], num_frames: int, left_out: di
         starts=np.array([start for _, start in windows]),
         dataset=first.info.dataset,
         control_period_sec=first.info.control_period_sec,
+        action_words=same[-1],
         frames=frames,
         actions=actions,
         lengths=lengths,

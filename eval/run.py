@@ -11,7 +11,7 @@ from whale.clips.reader import ClipReader
 from whale.errors import UserError
 from whale.eval import fidelity, value
 from whale.eval.config import FidelityConfig, ReportConfig, ValueConfig
-from whale.eval.episodes import read_episodes
+from whale.eval.episodes import Episodes, read_episodes
 from whale.eval.media import publish_media
 from whale.eval.merge import merge
 from whale.eval.report import write_report
@@ -38,6 +38,16 @@ def _check_size(model: "WorldModel", folder: Path, frame_shape: tuple[int, ...],
         raise UserError(
             f"{clips or 'the tabletop'} gives frames of {height} x {width} px, the model {folder} takes {own} x {own}",
             f"name a model trained on {height} px" + (f", or clips converted with size_px={own}" if clips else ""),
+        )
+
+
+def _check_actions(model: "WorldModel", folder: Path, episodes: Episodes, clips: Path) -> None:
+    """Refuse a model that knows the dataset of the episodes with actions that mean something else."""
+    card = model.config.datasets.get(episodes.dataset)
+    if card and card.actions != episodes.action_words:
+        raise UserError(
+            f"{clips} holds {episodes.dataset!r} with {episodes.action_words}, the model {folder} knows {card.actions}",
+            "name clips that were converted as the model's data was, or another model",
         )
 
 
@@ -75,9 +85,11 @@ def run_fidelity(config: FidelityConfig) -> None:
     episodes = read_episodes(reader, longest, shortest, config.max_episodes, config.seed, config.window_every)
     model = _load(config.model)
     _check_size(model, config.model, episodes.frames.shape[2:], config.clips)
+    _check_actions(model, config.model, episodes, config.clips)
     imagines = {"model": functools.partial(Imagination, model)}
     twin = _load_twin(config.twin, model) if config.twin else None
-    if twin:
+    if twin and config.twin:
+        _check_actions(twin, config.twin, episodes, config.clips)
         imagines["twin"] = functools.partial(Imagination, twin)
     scores = fidelity.measure(model, imagines["model"], episodes, config, imagines.get("twin"))
     found, told = fidelity.figures(scores, config), scores.per_episode()

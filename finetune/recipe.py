@@ -121,10 +121,18 @@ def _cards(config: WorldModelAdaptationConfig, source: WorldModel) -> dict[str, 
         cards = dataset_cards(folders)
         _check_types(config, cards, source)
         return cards
-    names = {dataset_card(folder)[0] for folder in folders}
-    if unknown := names - source.config.datasets.keys():
+    found = dict(dataset_card(folder) for folder in folders)
+    if unknown := found.keys() - source.config.datasets.keys():
         raise UserError(
             f"statistics are to be the source's, but {config.source} was not trained on {', '.join(sorted(unknown))}",
             "set statistics: own",
         )
-    return {name: source.config.datasets[name] for name in names}
+    theirs = {name: source.config.datasets[name] for name in found}
+    for name, card in found.items():
+        if card.actions != theirs[name].actions:
+            raise UserError(
+                f"statistics are to be the source's, but {name!r} has {card.actions}, and what {config.source} was "
+                f"trained on has {theirs[name].actions}",
+                "convert the demonstrations with the registry entry of the source's data, or set statistics: own",
+            )
+    return theirs

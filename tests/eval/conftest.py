@@ -26,7 +26,7 @@ class Simulator:
     def __init__(self, levels=1, drift=0.0, name="perfect", image_px=64):
         self.levels, self.drift = levels, drift
         self.checkpoint_hash = f"hash-of-{name}"
-        self.config = SimpleNamespace(tokenizer=SimpleNamespace(image_px=image_px))
+        self.config = SimpleNamespace(tokenizer=SimpleNamespace(image_px=image_px), datasets={})
         self.tokenizer = SimpleNamespace(fingerprint="fingerprint-of-patch-book")
         self.states = {}
         self._ids, self._patches = {}, []

@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from whale.clips.clip import ActionType
 from whale.clips.reader import ClipReader
 from whale.errors import UserError
 from whale.eval import fidelity
@@ -285,6 +286,13 @@ def test_token_clips_and_a_missing_split_are_refused(world, fakes, tmp_path):
     tokens = replace(clip, frames=None, tokens=np.zeros((6, 4), np.uint16), info=replace(clip.info, tokenizer="abc"))
     with pytest.raises(UserError, match="give pixel clips"):
         read_episodes(ClipReader(fakes.write_clips(tmp_path, [tokens]), "val"), 12, 5, None, seed=0)
+
+
+def test_episodes_of_several_kinds_are_refused(fakes, tmp_path):
+    clips = fakes.record(2, 12, "val", [])
+    clips[1] = replace(clips[1], info=replace(clips[1].info, action_type=ActionType.JOINT))
+    with pytest.raises(UserError, match="is not of the kind of"):
+        read_episodes(ClipReader(fakes.write_clips(tmp_path, clips), "val"), 12, 5, None, seed=0)
 
 
 def test_configuration_says_what_is_wrong():

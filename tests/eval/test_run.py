@@ -21,6 +21,7 @@ from whale.errors import UserError
 from whale.eval import run
 from whale.eval.config import FidelityConfig, FinetuneConfig, ReportConfig, TokenEntropyConfig, ValueConfig
 from whale.models.world_model import WorldModel
+from whale.sim.tabletop import ACTION_STATUS
 
 STAGES = [{"command": "whale eval <value>", "seconds": 65, "exit_code": 0}]
 
@@ -209,6 +210,29 @@ def test_a_twin_and_token_cross_entropies_are_in_the_result_and_on_the_page(tmp_
     run.run_report(ReportConfig(title="t", out=tmp_path / "eval", parts=(tmp_path / "eval" / "fidelity.json",)))
     page = (tmp_path / "eval" / "report.html").read_text()
     assert page.count("action-blind twin") > 2 and "token cross-entropy, nats" in page
+
+
+@pytest.mark.parametrize("change", [
+    {"action_type": "joint"}, {"action_status": (2, 2, 2, 0, 0, 0, 2)},
+])  # fmt: skip
+@pytest.mark.parametrize("changed", ["model", "twin"])
+def test_actions_that_mean_something_else_to_the_model_are_refused(tmp_path, monkeypatch, change, changed):
+    config, out = tiny_config(), tmp_path / "out"
+    sizes = {"model": config, "twin": replace(config, dynamics=replace(config.dynamics, action_blind=True))}
+    kinds = {"action_type": "eef_delta", "action_status": tuple(map(int, ACTION_STATUS))} | change
+    cards = {"tabletop": replace(config.datasets["tabletop"], **kinds)}
+    sizes[changed] = replace(sizes[changed], datasets=cards)
+    models = {name: WorldModel(size).eval() for name, size in sizes.items()}
+    models["twin"].tokenizer.load_state_dict(models["model"].tokenizer.state_dict())
+    monkeypatch.setattr(run, "_load", lambda folder: models[folder.name])
+    pixel_folder(tmp_path / "clips")
+    scored = FidelityConfig(out=out, model=Path("model"), twin=Path("twin"), clips=tmp_path / "clips", horizons=(1, 8))
+    eef = r"eef_delta actions \(actuated dx dy dz gripper, fixed rx ry rz\)"
+    with pytest.raises(UserError, match=f"clips holds 'tabletop' with {eef}, the model {changed} knows") as caught:
+        run.run_fidelity(scored)
+    assert ("joint actions" in str(caught.value)) == ("action_type" in change)
+    assert ("unknown rx ry rz" in str(caught.value)) == ("action_status" in change)
+    assert not out.exists()
 
 
 def test_a_model_of_another_frame_size_is_refused(finished, fakes, tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 """What a model must know of one dataset to act on it: read from a folder of clips, kept in the model's config."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from whale.actions import ACTION_NAMES, ActionScale, ActionStatus
@@ -37,6 +37,20 @@ class DatasetCard:
     def scale(self) -> ActionScale:
         """Physical units to model units."""
         return ActionScale(self.action_low, self.action_high)
+
+    @property
+    def actions(self) -> str:
+        """What its actions hold, in words (`describe_actions`)."""
+        return describe_actions(self.action_type, self.action_status)
+
+
+def describe_actions(action_type: str, status: Sequence[int]) -> str:
+    """What the seven slots of actions hold, in words; only actions of the same words mean the same to a model."""
+    parts = []
+    for kind in reversed(ActionStatus):
+        if names := [name for name, one in zip(ACTION_NAMES, status, strict=True) if one == kind]:
+            parts.append(f"{kind.name.lower()} {' '.join(names)}")
+    return f"{action_type} actions ({', '.join(parts)})"
 
 
 def dataset_card(folder: Path) -> tuple[str, DatasetCard]:
