@@ -107,6 +107,14 @@ def test_an_action_type_that_the_source_has_not_met(root, tmp_path):
     with pytest.raises(UserError, match=r"'tabletop' has joint actions; .*source was trained on eef_delta alone"):
         adapt_world_model(adapting)
     adapt_world_model(replace(adapting, run=tmp_path / "fresh", from_scratch=True))
+    with pytest.raises(UserError, match=r"'tabletop' has joint actions .*source was trained on has eef_delta actions"):
+        adapt_world_model(replace(adapting, run=tmp_path / "theirs", statistics="source"))
+
+
+def test_more_neighbours_than_there_are_codes(root, tmp_path):
+    wanted = config(root, tmp_path / "run")
+    noise = replace(wanted.loss.noise, neighbors=32)
+    assert "there are 31" in refused(replace(wanted, loss=replace(wanted.loss, noise=noise)))
 
 
 @pytest.mark.parametrize("name", ["actions", "rewards"])

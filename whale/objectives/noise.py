@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from whale.config import configclass
+from whale.errors import UserError
 from whale.objectives.clip_noise import ClipNoise
 
 
@@ -46,7 +47,16 @@ def rms(codebook_VC: Tensor) -> Tensor:
 
 @torch.no_grad()
 def nearest_codes(codebook_VC: Tensor, num: int) -> Tensor:
-    """The `num` codes nearest to each code, itself left out: int64 [V, K]."""
+    """The `num` codes nearest to each code, itself left out: int64 [V, K].
+
+    Raises:
+        UserError: there are not so many.
+    """
+    if num >= len(codebook_VC):
+        raise UserError(
+            f"loss.noise.neighbors is {num}, and beside each of the tokenizer's codes there are {len(codebook_VC) - 1}",
+            "choose fewer",
+        )
     near = []
     for start in range(0, len(codebook_VC), 4096):
         distance_MV = torch.cdist(codebook_VC[start : start + 4096], codebook_VC)
