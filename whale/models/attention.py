@@ -23,7 +23,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask_TL: Tensor | None = None) -> Te
 def attend_fused(q: Tensor, k: Tensor, v: Tensor, mask_TL: Tensor | None = None) -> Tensor:
     """In one kernel, or in several where there are more groups than one has room for; they take four dimensions."""
     parts = zip(*(x.flatten(0, -4).split(GRID) for x in (q, k, v)), strict=True)
-    found = [F.scaled_dot_product_attention(*part, attn_mask=mask_TL, scale=1.0) for part in parts]
+    found = [
+        F.scaled_dot_product_attention(q_MNTH, k_MNLH, v_MNLH, attn_mask=mask_TL, scale=1.0)
+        for q_MNTH, k_MNLH, v_MNLH in parts
+    ]
     return (found[0] if len(found) == 1 else torch.cat(found)).unflatten(0, q.shape[:-3])
 
 
