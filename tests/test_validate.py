@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,11 +12,13 @@ from tiny_model import randomise, tiny_config
 from whale.clips.loader import ClipLoader, DataConfig, DataSource
 from whale.clips.manifest import read_manifest
 from whale.clips.stats import write_stats
+from whale.errors import UserError
 from whale.export import save_export
 from whale.models.dataset_card import dataset_card
 from whale.models.world_model import WorldModel
+from whale.objectives.validation import ValidationConfig
 from whale.ranks import Ranks
-from whale.validate import following_batch
+from whale.validate import following_batch, read_held_out
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +50,21 @@ def test_clips_without_a_partner_are_not_scored(tmp_path, folder):
     data = DataConfig(sources=(DataSource(folder=tmp_path / "pixels"),), frames=6, batch=2)
     batch = following_batch(data, ClipLoader(data, "train").scales, 2, 8, Ranks())
     assert not batch["scored"].any() and batch["valid"].any()
+
+
+def test_following_that_is_asked_and_cannot_be_measured_is_told_at_once(tmp_path, folder):
+    """One held-out clip, or several that are no longer than the context."""
+    model, asked = WorldModel(tiny_config()), ValidationConfig(batches=1, following_clips=4, min_action_following=0.1)
+    for name, lengths in (("one", [9]), ("short", [3, 3, 3])):
+        clips = [tabletop_clip(k, length, 16, "val") for k, length in enumerate(lengths)]
+        pixels = write_folder(tmp_path / name, [tabletop_clip(0, 9, 16, "train"), *clips])
+        data = DataConfig(sources=(DataSource(folder=pixels),), frames=6, batch=2, workers=0)
+        with pytest.raises(UserError, match="more than 3 frames"):
+            read_held_out(data, model, asked, Ranks(), None)
+        _, following = read_held_out(data, model, replace(asked, min_action_following=None), Ranks(), None)
+        assert not following["scored"][:, 3:].any()
+    data = replace(data, sources=(DataSource(folder=folder),))
+    assert read_held_out(data, model, asked, Ranks(), None)[1]["scored"][:, 3:].any()
 
 
 def test_a_card_says_robot_and_licence_where_the_folder_does(tmp_path, folder):

@@ -12,16 +12,28 @@ from whale.clips.reader import ClipReader
 from whale.errors import UserError
 from whale.models.world_model import WorldModel
 from whale.objectives.validation import ValidationConfig
-from whale.ranks import Ranks
+from whale.ranks import Ranks, total_of
 
 
 def read_held_out(
     data: DataConfig, model: WorldModel, config: ValidationConfig, here: Ranks, micro_batch: int | None
 ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor] | None]:
-    """What a dynamics objective validates on: batches to predict, and clips to imagine."""
-    frames = model.config.dynamics.band + config.following_horizon
+    """What a dynamics objective validates on: batches to predict, and clips to imagine; called by all ranks.
+
+    Raises:
+        UserError: action-following is asked for, and no clip tells of it.
+    """
+    context = model.config.dynamics.band
     batches = held_out_batches(data, model.scales, config.batches, here, micro_batch)
-    return batches, following_batch(data, model.scales, config.following_clips, frames, here)
+    following = following_batch(data, model.scales, config.following_clips, context + config.following_horizon, here)
+    scored = 0 if following is None else int(following["scored"][:, context:].sum())
+    if config.min_action_following is not None and total_of(scored) == [0]:
+        raise UserError(
+            f"validation.min_action_following is asked for, and of {config.following_clips} held-out clips none has "
+            f"more than {context} frames and another of its dataset, as long, that was given other actions",
+            "hold out more or longer clips, choose a smaller dynamics.band, or do not ask for it",
+        )
+    return batches, following
 
 
 def held_out_batches(

@@ -29,7 +29,8 @@ def make_episodes(seed, num=10, windows=1):
         tokens[:, t] = np.where(rng.random((num, S)) < 1 / 3, tokens[:, t], tokens[:, t - 1])
     return Episodes(
         names=[str(n // windows) for n in range(num)], numbers=np.arange(num) // windows, starts=np.zeros(num, int),
-        dataset="test", control_period_sec=0.2, action_words="eef_delta", frames=tokens.astype(np.uint8)[..., None, None],
+        dataset="test", control_period_sec=0.2, action_words="eef_delta actions",
+        frames=tokens.astype(np.uint8)[..., None, None],
         actions=np.zeros((num, 5, 7), np.float32), lengths=np.full(num, 5), left_out={},
     )  # fmt: skip
 
