@@ -18,6 +18,7 @@ def test_small_divergences_survive_bfloat16(model, batch):
     summary = behavior.summary(model.codes(batch["tokens"]).bfloat16())
     prior = behavior.infer_prior(summary, model.action_features(batch).bfloat16())
     near = Gaussian(prior.mean, prior.log_std + 0.01)
+    assert not torch.equal(near.log_std, prior.log_std)
     exact = kl_divergence(Gaussian(*(x.double() for x in near)), Gaussian(*(x.double() for x in prior)))
     torch.testing.assert_close(kl_divergence(near, prior).double(), exact, rtol=0.01, atol=0)
 

@@ -50,7 +50,8 @@ class Gaussian(NamedTuple):
 
 
 def kl_divergence(q: Gaussian, p: Gaussian) -> Tensor:
-    """KL(q || p) in nats, summed over the last dimension."""
+    """KL(q || p) in nats, summed over the last dimension, in float32 at least: in bfloat16 small ones are lost."""
+    q, p = (Gaussian(*(x.to(torch.promote_types(x.dtype, torch.float32)) for x in one)) for one in (q, p))
     variance_ratio = (2 * (q.log_std - p.log_std)).exp()
     distance = ((q.mean - p.mean) / p.log_std.exp()).square()
     return 0.5 * (variance_ratio + distance - 1 - 2 * (q.log_std - p.log_std)).sum(-1)
@@ -89,8 +90,7 @@ class Behavior(nn.Module):
         self.log_std_A = nn.Parameter(torch.zeros(ACTION_DIM))
 
     def _gaussian(self, out: Tensor) -> Gaussian:
-        # Small KLs are lost in bfloat16, which ZeRO holds the parameters in too.
-        mean, log_std = out.to(torch.promote_types(out.dtype, torch.float32)).chunk(2, -1)
+        mean, log_std = out.to(self.log_std_A.dtype).chunk(2, -1)
         return Gaussian(mean, log_std.clamp(-5, 2))
 
     def infer_prior(
