@@ -27,6 +27,34 @@ def test_two_processes_that_accumulate_learn_what_one_learns(train, settings):
     assert worst_deviation(one, train("dynamics", 1)) > 1e-3  # it was on
 
 
+KEEP_NONE = """
+import whale.zero
+render = whale.zero.render
+def rendered(*arguments):
+    found = render(*arguments)
+    found["zero_optimization"] |= {"stage3_param_persistence_threshold": 0, "stage3_model_persistence_threshold": 0}
+    return found
+whale.zero.render = rendered
+"""
+
+
+@pytest.mark.parametrize("recompute", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_weights_that_are_put_away_are_there_for_both_passes_and_for_validation(
+    tiny, launcher, train, tmp_path, recompute
+):
+    """Small weights ZeRO 3 keeps on every rank, and all of these are small; here it may keep none."""
+    words = tiny.words("dynamics", tmp_path / "run", engine__zero=3, engine__recompute=recompute, **DIFFERENCE)
+    running = launcher.start(*words, ranks=2, before=KEEP_NONE)
+    assert running.codes() == [0, 0], running.said()
+    assert "stage3_param_persistence_threshold" in (tmp_path / "run/deepspeed.json").read_text()
+    one = train("dynamics", 1, engine__zero=None, **DIFFERENCE)
+    assert worst_deviation(tmp_path / "run", one) < 1e-5
+    found, expected = ([line for line in curve(run) if "val/imagined_psnr" in line] for run in (tmp_path / "run", one))
+    assert len(found) == 2 and found[0].keys() == expected[0].keys()
+    for line, same in zip(found, expected, strict=True):
+        assert line == pytest.approx(same, rel=1e-4, abs=1e-4)
+
+
 @pytest.mark.parametrize("settings", [DIFFERENCE, VJP], ids=["finite_difference", "vjp"])
 def test_stopped_and_started_again_it_ends_the_same(tiny, launcher, train, tmp_path, settings):
     words = tiny.words("dynamics", tmp_path / "run", engine__zero=None, **settings)
