@@ -69,8 +69,8 @@ class FidelityConfig:
             raise ValueError(f"horizons {self.horizons} must be positive and ascending")
         if self.judge_horizon not in self.horizons:
             raise ValueError(f"judge_horizon {self.judge_horizon} is not one of the horizons {self.horizons}")
-        if self.context_frames < 1 or self.batch < 1 or self.min_episodes < 2:
-            raise ValueError("context_frames and batch must be at least 1, min_episodes at least 2")
+        if self.context_frames < 1 or self.batch < 1 or self.min_episodes < 2 or self.seed < 0:
+            raise ValueError("context_frames and batch must be at least 1, min_episodes at least 2, seed at least 0")
         if self.window_every is not None and self.window_every < 1:
             raise ValueError(f"window_every {self.window_every} must be at least 1, or null")
 

@@ -296,7 +296,7 @@ def test_episodes_of_several_kinds_are_refused(fakes, tmp_path):
 
 
 def test_configuration_says_what_is_wrong():
-    for wrong in ({"horizons": (4, 2)}, {"judge_horizon": 3}, {"context_frames": 0}, {"window_every": 0}):
+    for wrong in ({"horizons": (4, 2)}, {"judge_horizon": 3}, {"context_frames": 0}, {"window_every": 0}, {"seed": -1}):
         with pytest.raises(ValueError, match=r"must be|is not one of|at least"):
             FidelityConfig(**({"out": "o", "model": "m", "clips": "c"} | wrong))
 
