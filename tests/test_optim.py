@@ -1,6 +1,7 @@
 """Which parameter goes where, and the learning rate of every step."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,9 @@ from whale.optim import OptimConfig, build_optimizers, schedule
 MODELS = {
     "world model": lambda: WorldModel(tiny_config()),
     "tokenizer": lambda: VideoTokenizer(tiny_config().tokenizer),
+    "local encoder": lambda: VideoTokenizer(
+        replace(tiny_config().tokenizer, encoder_width=tiny_config().tokenizer.width, encoder_reach=1)
+    ),
 }
 UNDECAYED = ("norm", "bias", "position", "embodiment", "sharpness", "log_std", "outcome.0")
 

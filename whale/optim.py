@@ -1,7 +1,8 @@
 """Optimisers and learning-rate schedules.
 
-Muon (Jordan et al., 2024) takes the hidden matrices, AdamW everything else: embeddings, norms, biases, heads and
-convolutions. Weights of linear layers and convolutions decay; norms, biases, embeddings and positions do not.
+Muon (Jordan et al., 2024) takes the matrices of transformer blocks, AdamW everything else: embeddings, positions,
+norms, biases, heads, convolutions and small networks. Weights of linear layers and convolutions decay; norms, biases,
+embeddings and positions do not.
 """
 
 import math
@@ -19,7 +20,7 @@ class OptimConfig:
     """The optimiser of a training run."""
 
     name: Literal["adamw", "muon"] = "muon"
-    """`muon` optimises hidden matrices with Muon and the rest with AdamW; `adamw` everything with AdamW."""
+    """`muon` optimises matrices of transformer blocks with Muon, the rest with AdamW; `adamw` everything with AdamW."""
     lr: float = 2e-3
     """Peak learning rate of AdamW."""
     muon_lr: float = 2e-2
@@ -55,15 +56,12 @@ def decaying(model: nn.Module) -> set[torch.Tensor]:
     return {module.weight for module in model.modules() if isinstance(module, layers)}
 
 
-def _is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
-    return parameter.ndim == 2 and "blocks." in name
-
-
 def build_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.Optimizer]:
     """One or two optimisers that together own every trainable parameter exactly once."""
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    hidden = [p for n, p in named if config.name == "muon" and _is_hidden_matrix(n, p)]
-    taken, decay = set(hidden), decaying(model)
+    decay = decaying(model)
+    hidden = [p for n, p in named if config.name == "muon" and "blocks." in n and p.ndim == 2 and p in decay]
+    taken = set(hidden)
     rest = [p for _, p in named if p not in taken]
     groups = [
         {"params": [p for p in rest if p in decay], "weight_decay": config.weight_decay},
