@@ -72,7 +72,8 @@ def horizon_curves(curves: dict[str, dict[str, list[float]]], horizons: list[int
         axes.minorticks_off()
         axes.set_xlabel("imagined frames")
         axes.set_ylabel(label)
-        figure.legend(loc="outside upper left", ncols=4, frameon=False, columnspacing=1.2, handlelength=1.8,
+        columns = 4 if len(curves.keys() & STYLES.keys()) <= 4 else 3
+        figure.legend(loc="outside upper left", ncols=columns, frameon=False, columnspacing=1.2, handlelength=1.8,
                       fontsize=9, borderaxespad=0.2)  # fmt: skip
         return _svg(figure)
 

@@ -21,7 +21,7 @@ MEANINGS = {
     r"psnr_gain_over_action_blind_h(\d+)": "imagined frames over those of the action-blind twin, {} frames ahead",
     r"ce_gain_over_copy_h(\d+)": "nats a token less than repeating the last given frame's tokens, {} frames ahead",
     r"ce_gain_over_action_blind_h(\d+)": "nats a token less than the action-blind twin, {} frames ahead",
-    r"ce_gain_over_action_blind": "the same at the judged horizon",
+    r"ce_gain_over_action_blind": "nats a token less than the action-blind twin, at the judged horizon",
     r"psnr_below_ceiling_h(\d+)": "imagined frames below the tokenizer's own reconstruction, {} frames ahead",
     r"action_following_psnr": "true actions over another episode's actions",
     r"token_flip_rate": "tokens that change where no pixel of their patch does",
