@@ -1,10 +1,9 @@
 """Does the loss fall with size? The ladder's three smallest sizes, trained on the same tokens in the same order.
 
 Sizes are those of configs/pretrain/whale_x_{26m,77m,154m}.yaml; token clips and their tokenizer are what is named, real
-ones. So few tokens cannot feed the recipe of those files: here Muon takes the matrices, at a rate that does not depend
-on the width, and AdamW the rest, at a rate in inverse proportion to it (Yang et al., 2022). One seed. Figures are
-cross-entropies of held-out clips after the last step, in nats a token; intervals are over the clips, which the gains
-pair one by one.
+ones. So few tokens cannot feed the recipe of those files: here Muon takes the matrices and AdamW the rest, at rates
+that do not depend on the size. One seed. Figures are cross-entropies of held-out clips after the last step, in nats a token;
+intervals are over the clips, which the gains pair one by one. `params_whale_x` counts what whale_x_414m.yaml builds.
 """
 
 import tempfile
@@ -24,13 +23,14 @@ from whale.engine import EngineConfig
 from whale.estimate import parameter_counts
 from whale.eval.results import Figure
 from whale.loop import LoopConfig
-from whale.models.world_model import WorldModel
+from whale.models.world_model import WorldModel, WorldModelConfig
 from whale.objectives.clip_noise import ClipNoise
 from whale.objectives.dynamics_loss import DynamicsLossConfig, clip_counts, dynamics_loss
 from whale.objectives.noise import NoiseConfig
 from whale.objectives.validation import ValidationConfig
 from whale.optim import OptimConfig
-from whale.pretrain.config import TrainDynamicsConfig
+from whale.pretrain.config import TrainDynamicsConfig, TrainTokenizerConfig
+from whale.pretrain.estimate import EMPTY_CARD
 from whale.pretrain.train_dynamics import train_dynamics
 from whale.ranks import Ranks
 from whale.validate import held_out_batches
@@ -52,7 +52,7 @@ def run_config(size: str, words: Namespace, run: Path) -> TrainDynamicsConfig:
         engine=EngineConfig(device="cpu", precision=words.precision),
         validation=ValidationConfig(batches=1, following_clips=0),
         optim=OptimConfig(
-            name="muon", lr=words.lr / rung.dynamics.width, muon_lr=words.muon_lr, warmup_steps=steps // 10,
+            name="muon", lr=words.lr, muon_lr=words.muon_lr, warmup_steps=steps // 10,
             decay_fraction=0.5,
         ),
     )  # fmt: skip
@@ -92,21 +92,35 @@ def measure(size: str, words: Namespace, folder: Path) -> tuple[Figure, dict[str
     return Figure(f"ladder_loss_{size}", loss, loss - spread, loss + spread, "nats a token", len(entropies)), details
 
 
+def count_largest() -> Figure:
+    """Millions of parameters of the largest size, tokenizer included; nothing is allocated."""
+    rung = load_config(TrainDynamicsConfig, [CONFIGS / "whale_x_414m.yaml"])
+    tokenizer = load_config(TrainTokenizerConfig, [CONFIGS / "tokenizer_256px.yaml"]).model
+    cards = {str(i): EMPTY_CARD for i in range(len(rung.data.sources))}
+    config = WorldModelConfig(
+        tokenizer=tokenizer, dynamics=rung.dynamics, behavior=rung.behavior, datasets=cards
+    )
+    with torch.device("meta"):
+        model = WorldModel(config)
+    millions = sum(parameter_counts(model).values()) / 1e6
+    return Figure("params_whale_x", millions, millions, millions, "M", 1, {"at_least": 409.86, "at_most": 418.14})
+
+
 def main() -> None:
     flags = parser(__doc__ or "")
     flags.add_argument("--tokens", type=Path, required=True, help="folder of token clips")
     flags.add_argument("--tokenizer", type=Path, required=True, help="the export that made them")
-    flags.add_argument("--steps", type=int, default=100)
-    flags.add_argument("--batch", type=int, default=1, help="clips of 16 frames")
-    flags.add_argument("--lr", type=float, default=0.64, help="AdamW's peak rate times the width")
-    flags.add_argument("--muon-lr", type=float, default=1e-2)
+    flags.add_argument("--steps", type=int, default=64)
+    flags.add_argument("--batch", type=int, default=2, help="clips of 16 frames")
+    flags.add_argument("--lr", type=float, default=3e-3, help="AdamW's peak rate")
+    flags.add_argument("--muon-lr", type=float, default=2e-2)
     flags.add_argument("--held-out", type=int, default=24, help="clips")
     flags.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
     flags.add_argument("--sizes", nargs="+", choices=SIZES, default=SIZES)
     words = flags.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         measured = {size: measure(size, words, Path(folder)) for size in words.sizes}
-    figures = [figure for figure, _ in measured.values()]
+    figures = [count_largest(), *(figure for figure, _ in measured.values())]
     for small, large in zip(words.sizes[:-1], words.sizes[1:], strict=True):
         gains = np.subtract(measured[small][1]["held_out"], measured[large][1]["held_out"])
         gain, spread = float(gains.mean()), 1.96 * float(gains.std(ddof=1)) / len(gains) ** 0.5
