@@ -2,8 +2,9 @@
 
 Sizes are those of configs/pretrain/whale_x_{26m,77m,154m}.yaml; token clips and their tokenizer are what is named, real
 ones. So few tokens cannot feed the recipe of those files: here Muon takes the matrices and AdamW the rest, at rates
-that do not depend on the size. One seed. Figures are cross-entropies of held-out clips after the last step, in nats a token;
-intervals are over the clips, which the gains pair one by one. `params_whale_x` counts what whale_x_414m.yaml builds.
+that do not depend on the size. One seed. Figures are cross-entropies of held-out clips after the last step, in nats a
+token; intervals are over the clips, which the gains pair one by one. `params_whale_x` counts what whale_x_414m.yaml
+builds.
 """
 
 import tempfile
