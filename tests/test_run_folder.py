@@ -22,9 +22,10 @@ from whale.errors import UserError
 from whale.run_folder import RunFolder, RunRecord, is_held, occupy, read_record
 
 HOLD = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from whale.run_folder import occupy
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell ignores it for what it starts in the background
 with occupy(Path(sys.argv[1]), "pretrain dynamics", 8, 2) as run:
     run.begin(3)
     child = os.fork()
