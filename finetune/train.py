@@ -28,7 +28,13 @@ def adapt_world_model(config: WorldModelAdaptationConfig) -> None:
                 f"{source.folder} holds token clips (tokenizer {made_by}); adaptation fits the tokenizer to pixels",
                 "name the folder of the pixel clips",
             )
-    size = read_config(find_export(config.source), ("world_model",), WorldModelConfig).tokenizer.image_px
+    source_config = read_config(find_export(config.source), ("world_model",), WorldModelConfig)
+    band, size = source_config.dynamics.band, source_config.tokenizer.image_px
+    if config.demos.frames < 2 * band:
+        raise UserError(
+            f"demos.frames is {config.demos.frames}, shorter than two bands of {band} frames of {config.source}",
+            f"choose demos.frames >= {2 * band}, so that training sees full windows",
+        )
     found = ClipLoader(config.demos, "train").frame_shape
     if found != (size, size, 3):
         raise UserError(

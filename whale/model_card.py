@@ -93,7 +93,6 @@ def _front_matter(kind: str, cards: dict[str, Any]) -> str:
         "license": known or "other",
         **({} if known else {"license_name": "see-the-datasets-in-the-card"}),
         "tags": ["robotics", "world-model" if kind == "world_model" else "video-tokenizer", "video", "safetensors"],
-        **({"datasets": sorted(cards)} if cards else {}),
     }
     return f"---\n{yaml.safe_dump(values, sort_keys=False)}---"
 

@@ -117,6 +117,12 @@ def test_frames_and_tokenizers_of_another_size_are_refused(root, tmp_path):
         build_model(settings, wide)
 
 
+def test_windows_shorter_than_two_bands_are_refused(root, tmp_path):
+    demos = DataConfig(sources=(DataSource(folder=root / "pixels", clips=4),), frames=5, batch=2, workers=0)
+    with pytest.raises(UserError, match="shorter than two bands of 3 frames"):
+        adapt_world_model(config(root, tmp_path / "run", demos=demos))
+
+
 def test_token_clips_are_refused(root, tmp_path):
     tokens = DataConfig(sources=(DataSource(folder=root / "tokens"),), frames=6, batch=2, workers=0)
     with pytest.raises(UserError, match="holds token clips"):
