@@ -10,14 +10,14 @@ import secrets
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-from PIL import Image
+from typing import TYPE_CHECKING, Any, Literal
 
 from whale.config import configclass
 from whale.errors import UserError
 from whale.publish import publish_file
+
+if TYPE_CHECKING:
+    import numpy as np
 
 METRICS_FILE = "metrics.jsonl"
 VIDEO_FOLDER = "videos"
@@ -83,7 +83,7 @@ class Tracker:
         if self._wandb is not None:
             self._wandb.log({"step": step, **values})
 
-    def video(self, step: int, name: str, frames: np.ndarray, fps: float) -> Path:
+    def video(self, step: int, name: str, frames: "np.ndarray", fps: float) -> Path:
         """Write a video to `videos/<name>/<step>.gif`; one of the same name and step is replaced.
 
         A GIF plays anywhere and needs no encoder, but shows 256 colours a frame: no figure is taken from it.
@@ -94,6 +94,8 @@ class Tracker:
             frames: uint8 [T, H, W, 3].
             fps: frames a second; a GIF counts in hundredths of a second.
         """
+        from PIL import Image  # which loads what `whale status`, a reader of this module, does without
+
         images = [Image.fromarray(frame) for frame in frames]
         path = self._folder / VIDEO_FOLDER / name / f"{step:08d}.gif"
         with publish_file(path) as temporary:
