@@ -1,10 +1,10 @@
 """Does the loss fall with size? The ladder's three smallest sizes, trained on the same tokens in the same order.
 
 Sizes are those of configs/pretrain/whale_x_{26m,77m,154m}.yaml; token clips and their tokenizer are what is named, real
-ones. So few tokens cannot feed the recipe of those files: here Muon takes the matrices and AdamW the rest, at rates
-that do not depend on the size. One seed. Figures are cross-entropies of held-out clips after the last step, in nats a
-token; intervals are over the clips, which the gains pair one by one. `params_whale_x` counts what whale_x_414m.yaml
-builds.
+ones. So few tokens cannot feed the recipe of those files: here Muon takes the matrices at one rate for all, and AdamW
+the rest at a rate that falls with the width. One seed. Figures are cross-entropies of held-out clips after the last
+step, in nats a token; intervals are over the clips, which the gains pair one by one. `params_whale_x` counts what
+whale_x_414m.yaml builds.
 """
 
 import tempfile
@@ -53,7 +53,7 @@ def run_config(size: str, words: Namespace, run: Path) -> TrainDynamicsConfig:
         engine=EngineConfig(device="cpu", precision=words.precision),
         validation=ValidationConfig(batches=1, following_clips=0),
         optim=OptimConfig(
-            name="muon", lr=words.lr, muon_lr=words.muon_lr, warmup_steps=steps // 10,
+            name="muon", lr=words.lr / rung.dynamics.width, muon_lr=words.muon_lr, warmup_steps=steps // 10,
             decay_fraction=0.5,
         ),
     )  # fmt: skip
@@ -113,8 +113,8 @@ def main() -> None:
     flags.add_argument("--tokenizer", type=Path, required=True, help="the export that made them")
     flags.add_argument("--steps", type=int, default=64)
     flags.add_argument("--batch", type=int, default=2, help="clips of 16 frames")
-    flags.add_argument("--lr", type=float, default=3e-3, help="AdamW's peak rate")
-    flags.add_argument("--muon-lr", type=float, default=2e-2)
+    flags.add_argument("--lr", type=float, default=0.96, help="AdamW's peak rate times the width")
+    flags.add_argument("--muon-lr", type=float, default=1e-2)
     flags.add_argument("--held-out", type=int, default=24, help="clips")
     flags.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
     flags.add_argument("--sizes", nargs="+", choices=SIZES, default=SIZES)
