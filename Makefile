@@ -29,5 +29,5 @@ clean:
 $(INSTALLED): pyproject.toml constraints.txt
 	start=$$(date +%s) && \
 	$(PYTHON) -m venv .venv && \
-	.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[data,tensorflow,deepspeed,eval,wandb,dev]' && \
+	.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[data,tensorflow,deepspeed,env,eval,play,wandb,dev]' && \
 	echo $$(($$(date +%s) - start)) > $@

