@@ -12,9 +12,10 @@ from tiny_model import randomise, tiny_config
 from whale.clips.loader import ClipLoader, DataConfig, DataSource
 from whale.clips.manifest import read_manifest
 from whale.clips.stats import write_stats
+from whale.config import build_config, to_values
 from whale.errors import UserError
 from whale.export import save_export
-from whale.models.dataset_card import dataset_card
+from whale.models.dataset_card import DatasetCard, dataset_card
 from whale.models.world_model import WorldModel
 from whale.objectives.validation import ValidationConfig
 from whale.ranks import Ranks
@@ -74,3 +75,16 @@ def test_a_card_says_robot_and_licence_where_the_folder_does(tmp_path, folder):
     assert (told.robot, told.licence) == ("Franka Panda", "CC-BY-4.0")
     assert (dataset_card(folder)[1].robot, dataset_card(folder)[1].licence) == ("", "")
     assert json.loads((tmp_path / "told/stats.json").read_text())["robot"] == "Franka Panda"
+
+
+@pytest.mark.parametrize("frame", ["base", "tool"])
+def test_a_card_says_the_axes_of_its_actions(tmp_path, frame):
+    clip = tabletop_clip(0, 9, 16, "train")
+    told = write_folder(tmp_path / "told", [replace(clip, info=replace(clip.info, action_frame=frame))])
+    assert dataset_card(told)[1].action_frame == frame
+
+
+def test_a_card_of_before_is_of_the_base_frame(folder):
+    values = to_values(dataset_card(folder)[1])
+    del values["action_frame"]
+    assert build_config(DatasetCard, values, "config.json").action_frame == "base"

@@ -32,6 +32,8 @@ class DatasetCard:
     """Robot and gripper, where known."""
     licence: str = ""
     """Licence of the data, where known."""
+    action_frame: str = "base"
+    """Axes of the end-effector deltas, as `whale.actions.merge` takes them: `base` or `tool` (`ClipInfo`)."""
 
     @property
     def scale(self) -> ActionScale:
@@ -70,6 +72,7 @@ def dataset_card(folder: Path) -> tuple[str, DatasetCard]:
         control_period_sec=info.control_period_sec,
         robot=stats.get("robot", ""),
         licence=stats.get("licence", ""),
+        action_frame=info.action_frame,
     )
 
 
