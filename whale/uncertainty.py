@@ -1,0 +1,139 @@
+"""Retracing-rollout: how far predictions of one frame, reached by actions merged in different ways, disagree.
+
+The prediction of frame t+1 is made again from k frames earlier, by the one action that does what the last k+1 did: a
+model that has learned what actions do gives the same answer (WHALE, arXiv 2411.05619, section on retracing-rollout).
+Members of an ensemble, or dropout samples, are compared by the same function.
+
+Legend: B episodes, K predictions of the same frame, S tokens a frame, V codes.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from whale.actions import ACTION_NAMES, ActionStatus, merge
+from whale.clips.clip import ActionType
+from whale.config import configclass
+from whale.errors import UserError
+from whale.models.dataset_card import DatasetCard
+
+TOP_SHARE = 0.1
+"""Of the tokens, those that disagree most: a still background dilutes the mean over all (our choice)."""
+
+
+@configclass
+class Retracing:
+    """From where each frame is predicted again. {0, 1} costs half a plain rollout more, {0, 1, 2} once more."""
+
+    steps: tuple[int, ...] = (0, 1)
+    """K: frames to go back, ascending; 0, the ordinary prediction, is the first."""
+    every: int = 1
+    """Only every n-th frame is retraced; the others have no uncertainty, and cost what they cost without."""
+
+    def __post_init__(self) -> None:
+        """Check the steps."""
+        if self.steps != tuple(sorted(set(self.steps))) or len(self.steps) < 2 or self.steps[0] != 0:
+            raise ValueError(f"steps {self.steps} must ascend from 0, the ordinary prediction, to at least one other")
+        if self.every < 1:
+            raise ValueError(f"every is {self.every}, and must be at least 1")
+
+
+def refuse_unmergeable(card: DatasetCard) -> None:
+    """Refuse a dataset in which what several actions do cannot be told as one action.
+
+    Raises:
+        UserError: its actions are no end-effector deltas, a dimension of them is unknown, or their frame is.
+    """
+    remedy = "estimate uncertainty without retracing (token entropy, an ensemble or dropout)"
+    if card.action_type != ActionType.EEF_DELTA:
+        raise UserError(
+            f"the dataset has {card.action_type} actions, and retracing merges {ActionType.EEF_DELTA.value} actions "
+            "only: neither absolute poses nor joint angles nor planar motions add up to a motion of the tool",
+            remedy,
+        )
+    axes = zip(ACTION_NAMES, card.action_status, strict=True)
+    if unknown := [axis for axis, status in axes if status == ActionStatus.UNKNOWN]:
+        raise UserError(
+            f"the dataset's action dimensions {', '.join(unknown)} are unknown, and so is what several actions do",
+            f"{remedy}; if the robot cannot move in them, convert with `absent: fixed` and train again",
+        )
+    if card.action_frame not in ("base", "tool"):
+        raise UserError(
+            f"the dataset's actions are told in the frame {card.action_frame!r}, and merged in `base` or `tool` only",
+            f"{remedy}, or correct `action_frame` in its spec, convert and train again",
+        )
+
+
+def merged_actions(card: DatasetCard, recent_actions: Sequence[np.ndarray], steps: Sequence[int]) -> np.ndarray:
+    """The actions that retracing feeds: for each k in `steps` the last k + 1 actions as one, in physical units.
+
+    Translations add up and rotations compose in the dataset's frame; the gripper's last command counts. A fixed
+    dimension is the identity, and stays so: where only some rotations are fixed, what composing the others would turn
+    about a fixed axis (of second order in the angles) is left out, as the robot leaves it out.
+
+    Args:
+        card: what is known of the dataset's actions.
+        recent_actions: float32 [B, 7] each, oldest first; the last one leads to the predicted frame.
+        steps: K, of `Retracing`.
+
+    Returns:
+        float32 [B, K, 7]; for k = 0 the last action to the bit.
+
+    Raises:
+        UserError: see `refuse_unmergeable`; or there are fewer actions than `steps` go back.
+    """
+    refuse_unmergeable(card)
+    if len(recent_actions) <= max(steps):
+        raise UserError(
+            f"retracing goes {max(steps)} frames back, and there are {len(recent_actions) - 1} before the present one",
+            f"give at least {max(steps) + 1} context frames",
+        )
+    fixed = np.array([status == ActionStatus.FIXED for status in card.action_status[:6]] + [False])
+    free = [np.where(fixed, np.float32(0), action) for action in recent_actions]
+    merged = [np.where(fixed, np.float32(0), merge(free[-1 - k :], card.action_frame)) for k in steps[1:]]
+    return np.stack([recent_actions[-1], *merged], 1)
+
+
+class Uncertainty(NamedTuple):
+    """Of the frame that one step predicts, float32 [B] each. Per step: nothing is accumulated along a rollout."""
+
+    divergence_mean: Tensor
+    """Jensen-Shannon divergence of the K predictions, nats a token (at most log K), over all tokens."""
+    divergence_top: Tensor
+    """The same over the tenth of the tokens where it is largest."""
+    entropy: Tensor
+    """exp of the mean token entropy of the mean prediction: among how many codes a token is open."""
+    mean: Tensor
+    """u = divergence_mean x entropy."""
+    top: Tensor
+    """u = divergence_top x entropy."""
+
+
+@torch.no_grad()
+def uncertainty(logits_BKSV: Tensor) -> Uncertainty:
+    """Divergence and entropy of K predictions of the same frame: u = D({p_k}) exp(mean_s H(mean_k p_k^(s))).
+
+    That product is WHALE's; D as Jensen-Shannon divergence, its two poolings over tokens, and to report the factors
+    beside the products, are ours. Equal predictions have divergence 0 exactly, and no divergence is negative.
+
+    Retracing sees where a model contradicts itself, and 0 is no proof of a perfect one. It does not see an error that
+    all K predictions share: a token that is always painted wrong, or, from the second imagined frame on, one that
+    composes as the world does (each action moves things 1.2 times too far, or nothing ever moves).
+
+    Args:
+        logits_BKSV: float [B, K, S, V], on any device; computed in float32, or in float64 where they are.
+    """
+    p_BKSV = logits_BKSV.to(torch.promote_types(logits_BKSV.dtype, torch.float32)).softmax(-1)
+    first_B1SV = p_BKSV[:, :1]
+    # So written, the mean of equal predictions is equal to them, and their ratio to it is 1, to the last bit.
+    mean_B1SV = first_B1SV + (p_BKSV - first_B1SV).mean(1, keepdim=True)
+    mean_B1SV = mean_B1SV.clamp_min(torch.finfo(mean_B1SV.dtype).tiny)
+    divergence_BS = torch.xlogy(p_BKSV, p_BKSV / mean_B1SV).sum(-1).double().mean(1).clamp_min(0)
+    entropy_B = -torch.xlogy(mean_B1SV, mean_B1SV).sum(-1).double().mean((1, 2))
+    top = divergence_BS.topk(max(1, round(TOP_SHARE * divergence_BS.shape[1])), dim=1).values
+    pooled_mean_B, pooled_top_B, open_B = divergence_BS.mean(1), top.mean(1), entropy_B.exp()
+    values = (pooled_mean_B, pooled_top_B, open_B, pooled_mean_B * open_B, pooled_top_B * open_B)
+    return Uncertainty(*(value.float() for value in values))
