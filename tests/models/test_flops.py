@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,12 +13,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from whale.models.attention import band_mask
 from whale.models.behavior import BehaviorConfig
 from whale.models.dynamics import DynamicsConfig
-from whale.models.flops import forward_flops, keys_per_query, training_flops
+from whale.models.flops import forward_flops, imagined_flops, keys_per_query, training_flops
 from whale.models.fsq import FSQConfig
 from whale.models.local_encoder import window_mask
 from whale.models.quantizer import VQConfig
 from whale.models.tokenizer import TokenizerConfig, VideoTokenizer
 from whale.models.world_model import WorldModel, WorldModelConfig
+from whale.rollout import Imagination
 
 ODD = WorldModelConfig(
     tokenizer=TokenizerConfig(
@@ -121,6 +123,23 @@ def test_encoder_with_a_reach(reach):
     places, width = own.tokens_per_frame, own.encoder_width
     more = forward_flops(near, 4)["encoder"] - forward_flops(own, 4)["encoder"]
     assert more == pytest.approx(8 * places * width**2 + 4 * width * int(window_mask(own.grid, reach).sum()))
+
+
+@pytest.mark.parametrize("name", ["tiny", "odd", "fsq"])
+def test_an_imagined_frame(name):
+    """But for scores, which the cache may compute in other ways than by matrix products."""
+    model = WorldModel(CONFIGS[name]).eval()
+    dynamics, tokenizer, context = model.config.dynamics, model.config.tokenizer, 6
+    frames = np.zeros((2, context, tokenizer.image_px, tokenizer.image_px, 3), np.uint8)
+    imagination = Imagination(model, frames, np.zeros((2, context - 1, 7), np.float32), next(iter(model.scales)), 0.2)
+    imagination.frame()
+    flops, places = imagined_flops(model.config), tokenizer.tokens_per_frame
+    _, latent = counted(lambda: imagination.step(np.zeros((2, 7), np.float32)))
+    needed = 2 * (flops["latent"] - score_flops(model, dynamics.band))
+    assert needed - 1 <= latent <= needed + 1 + 4 * dynamics.width  # the control period may enter once or every frame
+    _, decode = counted(imagination.frame)
+    scores = 4 * places * tokenizer.width * (tokenizer.decoder_depth * places + tokenizer.decoder_frames)
+    assert decode == pytest.approx(2 * (flops["decode"] - scores), rel=1e-9)
 
 
 def test_backward_is_twice_forward():

@@ -37,6 +37,24 @@ def training_flops(config: WorldModelConfig | TokenizerConfig, frames: int) -> f
     return 3 * sum(parts.values()) - 2 * parts.get("quantizer", 0.0)
 
 
+def imagined_flops(config: WorldModelConfig) -> dict[str, float]:
+    """FLOPs per imagined frame of an episode whose bands are full, by part: `latent` and, to see it, `decode`.
+
+    Latent: the behaviour's prior, the dynamics, and the choice of the expected tokens (the expected code is
+    probabilities times codes; a learned codebook is searched for the nearest, a grid rounds).
+    """
+    behavior, tokenizer, endless = config.behavior, config.tokenizer, 10**12
+    tokens, choice = tokenizer.tokens_per_frame, _linear(tokenizer.quantizer.num_codes, tokenizer.quantizer.dim)
+    dynamics = _world_model(config, endless)
+    prior = _summary(behavior, tokenizer.quantizer.dim, tokens) + _prior(behavior, endless, config.dynamics.band)
+    decode = _tokenizer(tokenizer, endless)
+    return {
+        "latent": sum(dynamics.values()) - dynamics["behavior"] + prior
+        + tokens * choice * (2 if isinstance(tokenizer.quantizer, VQConfig) else 1),
+        "decode": sum(decode.values()) - decode["encoder"] - decode["quantizer"],
+    }  # fmt: skip
+
+
 def keys_per_query(frames: int, band: int) -> float:
     """Mean number of frames that a frame of a clip sees in causal attention of width `band`."""
     seen = min(frames, band)
@@ -97,15 +115,20 @@ def _encoder(config: TokenizerConfig, values: int) -> float:
     return linear + (_attention(width, in_row**2) if reach else 0) + config.encoder_depth * _swiglu(width)
 
 
+def _summary(config: BehaviorConfig, code_dim: int, tokens: int) -> float:
+    return tokens * _linear(code_dim, config.token_dim) + _linear(tokens * config.token_dim, config.width)
+
+
+def _prior(config: BehaviorConfig, frames: int, band: int) -> float:
+    block = _attention(config.width, keys_per_query(frames, band)) + _swiglu(config.width)
+    return _linear(ACTION_FEATURES, config.width) + config.depth * block + _linear(config.width, 2 * config.dim)
+
+
 def _behavior(config: BehaviorConfig, code_dim: int, tokens: int, frames: int, band: int) -> float:
     width, dim = config.width, config.dim
-    summary = tokens * _linear(code_dim, config.token_dim) + _linear(tokens * config.token_dim, width)
-    action = _linear(ACTION_FEATURES, width)
-    block = _attention(width, keys_per_query(frames, band)) + _swiglu(width)
-    prior = action + config.depth * block + _linear(width, 2 * dim)
-    posterior = action + config.depth * _swiglu(width) + _linear(width, 2 * dim) / frames
+    posterior = _linear(ACTION_FEATURES, width) + config.depth * _swiglu(width) + _linear(width, 2 * dim) / frames
     decoder = _linear(width + dim, width) + _swiglu(width) + _linear(width, ACTION_DIM)
-    return summary + prior + posterior + decoder
+    return _summary(config, code_dim, tokens) + _prior(config, frames, band) + posterior + decoder
 
 
 def _world_model(config: WorldModelConfig, frames: int) -> dict[str, float]:
@@ -122,4 +145,3 @@ def _world_model(config: WorldModelConfig, frames: int) -> dict[str, float]:
         **_transformer(width, depth, depth, tokens + 1, keys_per_query(frames, band)),
         "heads": tokens * logits + _swiglu(width) + _linear(width, 2),
     }
-
