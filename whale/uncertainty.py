@@ -98,7 +98,7 @@ def merged_actions(card: DatasetCard, recent_actions: Sequence[np.ndarray], step
 
 
 class Uncertainty(NamedTuple):
-    """Of the frame that one step predicts, float32 [B] each. Per step: nothing is accumulated along a rollout."""
+    """Of the frame that one step predicts, float32 [B] but for the last. Nothing is accumulated along a rollout."""
 
     divergence_mean: Tensor
     """Jensen-Shannon divergence of the K predictions, nats a token (at most log K), over all tokens."""
@@ -110,6 +110,8 @@ class Uncertainty(NamedTuple):
     """u = divergence_mean x entropy."""
     top: Tensor
     """u = divergence_top x entropy."""
+    divergence_BS: Tensor
+    """The divergence of each token, float32 [B, S]: where in the frame predictions disagree."""
 
 
 @torch.no_grad()
@@ -135,5 +137,5 @@ def uncertainty(logits_BKSV: Tensor) -> Uncertainty:
     entropy_B = -torch.xlogy(mean_B1SV, mean_B1SV).sum(-1).double().mean((1, 2))
     top = divergence_BS.topk(max(1, round(TOP_SHARE * divergence_BS.shape[1])), dim=1).values
     pooled_mean_B, pooled_top_B, open_B = divergence_BS.mean(1), top.mean(1), entropy_B.exp()
-    values = (pooled_mean_B, pooled_top_B, open_B, pooled_mean_B * open_B, pooled_top_B * open_B)
+    values = (pooled_mean_B, pooled_top_B, open_B, pooled_mean_B * open_B, pooled_top_B * open_B, divergence_BS)
     return Uncertainty(*(value.float() for value in values))
