@@ -91,7 +91,7 @@ def _rollout(
     """One rollout of a batch: probability of the recorded token at every horizon, float64 [B, K, S]."""
     import torch
 
-    from whale.rollout import Sampling
+    from whale.sampling import Sampling
 
     context, actions = config.context_frames, episodes.actions[batch]
     numbers = range(batch.start, batch.stop)

@@ -6,7 +6,8 @@ import torch
 from tiny_model import CARD, random_model
 
 from whale.errors import UserError
-from whale.rollout import Imagination, Sampling, expected_tokens, sampled_tokens
+from whale.rollout import Imagination
+from whale.sampling import Sampling, expected_tokens, sampled_tokens
 
 
 def context(model, batch, frames, seed=0):

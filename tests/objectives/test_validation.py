@@ -15,7 +15,7 @@ from whale.objectives.dynamics_loss import DynamicsLossConfig, dynamics_loss
 from whale.objectives.dynamics_objective import DynamicsObjective
 from whale.objectives.noise import NO_NOISE
 from whale.objectives.validation import FOLLOWING, Tally, ValidationConfig, add_following, imagine
-from whale.rollout import expected_tokens
+from whale.sampling import expected_tokens
 
 CONTEXT, FRAMES = 3, 7
 

@@ -17,7 +17,7 @@ from whale.objectives.clip_noise import ClipNoise
 from whale.objectives.dynamics_loss import DynamicsLossConfig, clip_counts, dynamics_terms
 from whale.objectives.noise import NO_NOISE
 from whale.ranks import total
-from whale.rollout import expected_tokens
+from whale.sampling import expected_tokens
 
 FOLLOWING = "action_following"
 QUIET = DynamicsLossConfig(noise=NO_NOISE)

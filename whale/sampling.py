@@ -1,0 +1,65 @@
+"""How the tokens of the next frame are chosen from their predicted distribution.
+
+Legend: B episodes, S tokens a frame, V codes.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from whale.errors import UserError
+from whale.models.dynamics import expected_codes
+from whale.models.tokenizer import VideoTokenizer
+
+
+class Sampling(NamedTuple):
+    """How tokens are drawn from the prediction, where they are drawn."""
+
+    temperature: float
+    """Logits are divided by it; 1 draws from the prediction itself, 0 takes the most likely token."""
+    seeds: Sequence[int]
+    """One for each episode: it decides what is drawn for it, whatever else is in the batch."""
+    top_k: int | None = None
+    """Draw among the k most likely tokens of each position alone."""
+
+    def check(self, batch: int) -> None:
+        """Raise a UserError unless it suits a batch of that many episodes."""
+        if not self.temperature >= 0 or len(self.seeds) != batch or (self.top_k is not None and self.top_k < 1):
+            raise UserError(
+                f"sampling has temperature {self.temperature}, {len(self.seeds)} seeds for {batch} episodes and top_k "
+                f"{self.top_k}",
+                "give a temperature of 0 or more, one seed for each episode, and a top_k of 1 or more, or none",
+            )
+
+
+def expected_tokens(logits_BSV: Tensor, tokenizer: VideoTokenizer) -> Tensor:
+    """The code nearest to the expected code at every position, int64 [B, S].
+
+    Among all codes it has the least expected squared distance, and codes lie as their patches do; the most likely code
+    may be far off where several are about as likely. On the tabletop it gains 0.2 dB at 8 frames, 0.3 dB at 32.
+    """
+    expected_BSC = expected_codes(logits_BSV, tokenizer.quantizer.codebook_VC)
+    return tokenizer.quantizer.nearest(expected_BSC.flatten(0, 1)).view(logits_BSV.shape[:2])
+
+
+def sampled_tokens(
+    logits_BSV: Tensor, temperature: float, generators: Sequence[torch.Generator], top_k: int | None = None
+) -> Tensor:
+    """Tokens drawn from softmax(logits / temperature), each position alone, int64 [B, S]; a CPU generator an episode.
+
+    By the inverse of the distribution function, so that a draw takes one uniform number a position, on any device. At
+    temperature 0 the most likely token, and nothing is drawn.
+    """
+    if temperature == 0:
+        return logits_BSV.argmax(-1)
+    scaled_BSV = logits_BSV.double() / temperature
+    if top_k is not None and top_k < logits_BSV.shape[-1]:
+        kept_BSK = scaled_BSV.topk(top_k, -1).indices  # k of them, also where several are as likely as the last
+        scaled_BSV = torch.full_like(scaled_BSV, float("-inf")).scatter(-1, kept_BSK, scaled_BSV.gather(-1, kept_BSK))
+    positions = logits_BSV.shape[1]
+    uniform_BS = torch.stack([torch.rand(positions, generator=g, dtype=torch.float64) for g in generators])
+    cumulated_BSV = scaled_BSV.softmax(-1).cumsum(-1)
+    target_BS1 = uniform_BS.to(logits_BSV.device)[..., None] * cumulated_BSV[..., -1:]
+    return torch.searchsorted(cumulated_BSV, target_BS1, right=True)[..., 0]
