@@ -5,6 +5,7 @@ from pathlib import Path
 
 from whale.config import configclass
 from whale.eval.results import Need
+from whale.uncertainty import Retracing
 
 
 @configclass
@@ -104,6 +105,54 @@ class ValueConfig:
         """Check what types cannot say."""
         if self.context_frames < 1 or self.horizon < 1 or self.num_starts < 2 or self.seed < 0:
             raise ValueError("context_frames and horizon must be at least 1, num_starts at least 2, seed at least 0")
+
+
+@configclass
+class UncertaintyConfig:
+    """Whether signals of uncertainty know that an imagined frame is wrong, on held-out episodes."""
+
+    name: str = "uncertainty"
+    """Name of the result: `<out>/<name>.json`, with its media in `<out>/<name>/`."""
+    out: Path
+    """Folder of the results."""
+    model: Path
+    """Exported world model that imagines: a folder, or a hub id `organisation/name`."""
+    members: tuple[Path, ...] = ()
+    """Exports that make an ensemble with it: other seeds, the same tokenizer and data. None of them: no ensemble."""
+    clips: Path
+    """Folder of pixel clips; clips that start their episode are scored, and hold the context and the horizon."""
+    split: str = "val"
+    """Split of the clips."""
+    max_episodes: int | None = None
+    """Score at most this many episodes, drawn by the seed; null for all."""
+    min_episodes: int = 20
+    """Refuse fewer episodes than this: the 90th percentile of 20 leaves two above it."""
+    context_frames: int = 4
+    """Recorded frames that the model is given before it imagines."""
+    horizon: int = 16
+    """H: every imagined frame from 1 to H is judged."""
+    retracing: Retracing | None = Retracing()
+    """How the model's own predictions are retraced; null leaves it out."""
+    dropout_samples: int = 0
+    """Dropout masks that are compared, for a model that was trained with dropout; 0 leaves it out."""
+    calibrate: bool = False
+    """Store the calibration in the export `model`, a folder then: what `whale play`, environments and planners need to
+    tell an expected error."""
+    batch: int = 32
+    """Episodes imagined at once; it changes speed and memory only."""
+    seed: int = 0
+    """Seed of the drawn episodes, of the dropout masks and of the bootstrap."""
+    needs: dict[str, Need] = field(default_factory=dict)
+    """Bounds by figure name, each `{at_least: x}` or `{at_most: x}`."""
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say."""
+        if self.context_frames < 1 or self.horizon < 1 or self.batch < 1 or self.min_episodes < 20 or self.seed < 0:
+            raise ValueError("context_frames, horizon and batch must be at least 1, min_episodes at least 20, seed 0")
+        if self.dropout_samples < 0 or self.dropout_samples == 1:
+            raise ValueError(f"dropout_samples {self.dropout_samples}: one mask alone disagrees with nothing")
+        if self.calibrate and self.retracing is None:
+            raise ValueError("calibrate needs retracing, whose signal is calibrated")
 
 
 @configclass
