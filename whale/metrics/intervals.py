@@ -15,10 +15,20 @@ def bootstrap_interval(statistic: Callable[[np.ndarray], float], num_units: int,
         num_units: how many independent units (episodes, start states) there are.
         seed: the same seed and number of units draw the same samples, so that figures of one run are resampled alike.
     """
-    rng = np.random.default_rng([seed, num_units])
-    draws = rng.integers(num_units, size=(RESAMPLES, num_units))
-    low, high = np.percentile([statistic(drawn) for drawn in draws], [2.5, 97.5])
+    low, high = np.percentile([statistic(drawn) for drawn in _draws(num_units, seed)], [2.5, 97.5])
     return float(low), float(high)
+
+
+def _draws(num_units: int, seed: int) -> np.ndarray:
+    return np.random.default_rng([seed, num_units]).integers(num_units, size=(RESAMPLES, num_units))
+
+
+def bootstrap_counts(num_units: int, seed: int) -> np.ndarray:
+    """How often each unit is drawn in the resamples of `bootstrap_interval`, float64 [RESAMPLES, num_units].
+
+    For a statistic that is written with weights, which takes all resamples at once.
+    """
+    return np.stack([np.bincount(drawn, minlength=num_units) for drawn in _draws(num_units, seed)]).astype(float)
 
 
 def mean_interval(values: np.ndarray, seed: int) -> tuple[float, float]:
