@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -33,8 +33,9 @@ class Repository:
         sha = self.branches.get(revision, revision)
         return sha, self.commits[sha]
 
-    def commit(self, branch: str, files: dict[str, bytes], message: str = "") -> str:
-        before = self.commits.get(self.branches.get(branch, ""), {})
+    def commit(self, branch: str, files: dict[str, bytes], message: str = "", deleted: Collection[str] = ()) -> str:
+        earlier = self.commits.get(self.branches.get(branch, ""), {})
+        before = {name: content for name, content in earlier.items() if name not in deleted}
         self.messages.append(message)
         sha = hashlib.sha1(f"{branch}{len(self.messages)}".encode()).hexdigest()
         self.branches[branch], self.commits[sha] = sha, {**before, **files}
@@ -99,11 +100,12 @@ class Hub:
     def commit(self, repo: Repository, name: str, rev: str, body: list[Any], query: dict[str, Any], **_: Any) -> Any:
         values = [line["value"] for line in body]
         files = {one["path"]: base64.b64decode(one["content"]) if "content" in one else self.uploaded[one["oid"]]
-                 for one in values[1:]}  # fmt: skip
+                 for line, one in zip(body[1:], values[1:], strict=True) if line["key"] != "deletedFile"}  # fmt: skip
+        deleted = [line["value"]["path"] for line in body if line["key"] == "deletedFile"]
         proposed = "create_pr" in query
         if proposed:
             repo.branches["refs/pr/1"] = repo.branches[rev]
-        sha = repo.commit("refs/pr/1" if proposed else rev, files, values[0]["summary"])
+        sha = repo.commit("refs/pr/1" if proposed else rev, files, values[0]["summary"], deleted)
         answer = {"commitUrl": f"{self.url}/{name}/commit/{sha}", "commitOid": sha}
         return 200, {}, {**answer, "pullRequestUrl": f"{self.url}/{name}/discussions/1" if proposed else None}
 
@@ -122,6 +124,8 @@ class Hub:
             return 403, {"X-Error-Code": "GatedRepo"}, {}
         self.fetched.append(path)
         sha, files = repo.at(rev)
+        if path not in files:
+            return 404, {"X-Error-Code": "EntryNotFound"}, {}
         return 200, {"ETag": f'"{hashlib.sha1(files[path]).hexdigest()}"', "X-Repo-Commit": sha}, files[path]
 
 

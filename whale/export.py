@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from whale import __version__
+from whale.calibration import Calibration, write_calibration
 from whale.checkpoint import load_weights, sha256_file
 from whale.config import build_config, to_values
 from whale.errors import UserError
@@ -25,7 +26,7 @@ def save_export(folder: Path, kind: str, model: nn.Module, config: Any, training
     Args:
         folder: the export, replaced if it exists.
         kind: `tokenizer` or `world_model`.
-        model: its weights are stored in fp32.
+        model: its weights are stored in fp32, and its calibration where it was fitted for these weights.
         config: the model's configuration.
         training: what made it (steps, data hashes, the resolved training configuration), for the record.
 
@@ -40,7 +41,13 @@ def save_export(folder: Path, kind: str, model: nn.Module, config: Any, training
         save_file(weights, temporary / "model.safetensors")
         text = json.dumps({**values, "training": training}, indent=1, sort_keys=True)
         (temporary / "config.json").write_text(text + "\n")
-        (temporary / "README.md").write_text(model_card(kind, model, config, training))
+        calibration: Calibration | None = getattr(model, "calibration", None)
+        if calibration is not None:
+            if calibration.weights == sha256_file(temporary / "model.safetensors"):
+                write_calibration(temporary, calibration)
+            else:  # the weights were trained further
+                calibration = None
+        (temporary / "README.md").write_text(model_card(kind, model, config, training, calibration))
 
 
 def read_export(folder: Path) -> dict[str, Any]:

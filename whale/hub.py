@@ -1,6 +1,7 @@
 """The Hugging Face hub: exported models fetched into its cache, and published as one commit.
 
-Nothing of a repository is fetched but `FILES`: JSON, text and safetensors, none of which can run anything when read.
+Nothing of a repository is fetched but `FILES` and `CALIBRATION`: JSON, text and safetensors, none of which can run
+anything when read.
 """
 
 import contextlib
@@ -11,7 +12,9 @@ from typing import Any
 from whale.errors import UserError
 
 FILES = ("config.json", "model.safetensors", "README.md")
-"""All that an export holds, and all that is fetched or published."""
+"""What every export holds."""
+CALIBRATION = "calibration.json"
+"""What an export holds besides where it is calibrated (`whale.calibration`)."""
 
 
 def find_export(
@@ -49,7 +52,7 @@ def find_export(
     with _told(name, f"there is no folder {name!r}, and "):
         snapshot = snapshot_download(
             name, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only,
-            force_download=force_download, allow_patterns=list(FILES),
+            force_download=force_download, allow_patterns=[*FILES, CALIBRATION],
         )  # fmt: skip
     if not all((Path(snapshot) / file).is_file() for file in FILES[:2]):
         raise UserError(
@@ -88,16 +91,19 @@ def publish(
     """
     if not _is_valid(repo_id):
         raise UserError(f"{repo_id!r} is no valid name of a repository", "write `organisation/name`")
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     api = HfApi(token=token)
     with _told(repo_id):
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if revision is not None and not create_pr:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        added = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in FILES]
+        here = [name for name in (*FILES, CALIBRATION) if (folder / name).is_file()]
+        changes: list[Any] = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in here]
+        if CALIBRATION not in here and api.file_exists(repo_id, CALIBRATION, revision=revision):
+            changes.append(CommitOperationDelete(CALIBRATION))  # that of the weights that are replaced
         return api.create_commit(
-            repo_id, added, commit_message=commit_message, revision=revision, create_pr=create_pr
+            repo_id, changes, commit_message=commit_message, revision=revision, create_pr=create_pr
         )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ left out, or called unknown.
 import math
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from torch import nn
@@ -16,6 +16,9 @@ from whale import __version__
 from whale.actions import ACTION_NAMES, ActionStatus
 from whale.clips.manifest import hash_of
 from whale.config import to_values
+
+if TYPE_CHECKING:
+    from whale.calibration import Calibration
 
 USE = {
     "world_model": """from whale.models.world_model import WorldModel
@@ -56,7 +59,9 @@ UNITS = ("m", "m", "m", "rad", "rad", "rad", "1 = open")
 """Of the canonical end-effector actions."""
 
 
-def model_card(kind: str, model: nn.Module, config: Any, record: dict[str, Any]) -> str:
+def model_card(
+    kind: str, model: nn.Module, config: Any, record: dict[str, Any], calibration: "Calibration | None" = None
+) -> str:
     """The card of an export, in Markdown.
 
     Args:
@@ -64,6 +69,7 @@ def model_card(kind: str, model: nn.Module, config: Any, record: dict[str, Any])
         model: what is exported.
         config: its configuration.
         record: what made it: `step`, `figures`, `config` and the entries of `data_record`, as far as they are known.
+        calibration: what the uncertainty of a world model says of its errors, where that was fitted.
     """
     values = to_values(config)
     seen = record.get("datasets", {})
@@ -79,6 +85,7 @@ def model_card(kind: str, model: nn.Module, config: Any, record: dict[str, Any])
         _figures("Figures of the last validation, on held-out clips", record.get("figures", {})),
         _groups(record.get("figures", {})),
         _figures("Figures of its tokenizer's last validation", record.get("tokenizer", {}).get("figures", {})),
+        _uncertainty(calibration) if kind == "world_model" else "",
         _limitations(kind, cards),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -212,6 +219,19 @@ def _number(value: float | None) -> str:
     return "not finite" if value is None or not math.isfinite(value) else f"{value:.5g}"
 
 
+def _uncertainty(calibration: "Calibration | None") -> str:
+    if calibration is None:
+        text = "Not calibrated: it can say how far its own predictions disagree, and not how large an error that means."
+    else:
+        text = (
+            "Calibrated: the uncertainty that accumulates along a rollout (retracing at steps "
+            f"{', '.join(map(str, calibration.retracing.steps))}) is mapped to an expected error in grey levels, as "
+            f"fitted on {calibration.episodes} held-out episodes of {calibration.dataset}, to {calibration.horizon} "
+            "imagined frames, and says nothing of other data. Errors that all predictions share are not seen."
+        )
+    return f"## Uncertainty\n\n{text}"
+
+
 def _limitations(kind: str, cards: dict[str, Any]) -> str:
     text = (
         "It knows the robots, cameras, lights and objects of the datasets above and was tested on held-out clips of "
@@ -221,9 +241,9 @@ def _limitations(kind: str, cards: dict[str, Any]) -> str:
         silent = [name for name, card in sorted(cards.items()) if card["reward_std"] == 1 and card["reward_mean"] == 0]
         text += (
             " Imagined frames drift from what would happen, the more the longer it imagines, above all after actions "
-            "unlike those in its data; it states no certainty, and a plausible image is no evidence that the robot "
-            "would do so. Judge policies by it only after its values were held against true ones, and put nothing that "
-            "was decided in imagination on a robot without safety limits of its own."
+            "unlike those in its data, and a plausible image is no evidence that the robot would do so. Judge policies "
+            "by it only after its values were held against true ones, and put nothing that was decided in imagination "
+            "on a robot without safety limits of its own."
         )
         if silent:
             text += f" It learned no rewards from {', '.join(silent)}: what it says of them there means nothing."

@@ -6,10 +6,11 @@ from typing import Any, ClassVar, TypeVar
 
 from torch import nn
 
+from whale.calibration import Calibration, read_calibration
 from whale.config import build_config
 from whale.errors import UserError
 from whale.export import load_export, read_export, save_export
-from whale.hub import FILES, find_export, publish, shareable
+from whale.hub import CALIBRATION, FILES, find_export, publish, shareable
 
 Self = TypeVar("Self", bound="PretrainedModel")
 
@@ -29,6 +30,8 @@ class PretrainedModel(nn.Module):
         """sha256 of the weights file that it was loaded from."""
         self.record: dict[str, Any] = {}
         """What made it: steps, data, figures, the resolved training configuration."""
+        self.calibration: Calibration | None = None
+        """What its uncertainty says of its errors, where its export is calibrated."""
 
     @classmethod
     def from_pretrained(
@@ -52,7 +55,7 @@ class PretrainedModel(nn.Module):
             force_download: fetch again what is cached.
 
         Raises:
-            UserError: no such model there, or one of another version.
+            UserError: no such model there, or one of another version; or its calibration is damaged or of others.
         """
         folder = find_export(
             source, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only,
@@ -68,6 +71,7 @@ class PretrainedModel(nn.Module):
         model = cls(build_config(cls.CONFIG, values, str(folder / "config.json")))
         model.checkpoint_hash = load_export(folder, model, f"{cls.KIND}." if inside else "")
         model.record = record
+        model.calibration = None if inside else read_calibration(folder, model.checkpoint_hash)
         return model.eval()
 
     def save_pretrained(
@@ -87,7 +91,7 @@ class PretrainedModel(nn.Module):
         folder = Path(folder)
         if push_to_hub and repo_id is None:
             raise UserError("push_to_hub needs a repo_id", "give repo_id='organisation/name'")
-        if others := sorted(path.name for path in folder.glob("*") if path.name not in FILES):
+        if others := sorted(path.name for path in folder.glob("*") if path.name not in (*FILES, CALIBRATION)):
             raise UserError(
                 f"{folder} holds other files, as {others[0]}, which an export would replace", "name a folder of its own"
             )
