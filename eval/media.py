@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from whale.eval.config import FidelityConfig
+from whale.eval import plots
+from whale.eval.config import FidelityConfig, UncertaintyConfig
 from whale.eval.episodes import Episodes
 from whale.eval.fidelity import Scores
+from whale.eval.signals import Signals
 from whale.publish import publish_folder
 
 if TYPE_CHECKING:
+    from whale.calibration import Calibration
     from whale.models.world_model import WorldModel
 
 PERCENTILES = (10, 50, 90)
@@ -105,4 +108,40 @@ def publish_media(
                 Path(folder / name).write_bytes(content)
                 entry = {"kind": kind, "path": f"{config.name}/{name}", "sha256": hashlib.sha256(content).hexdigest()}
                 media.append(shared | entry | ({"horizons": horizons} if kind == "strip" else {}))
+    return media
+
+
+def publish_strips(
+    model: "WorldModel", episodes: Episodes, signals: Signals, calibration: "Calibration", config: UncertaintyConfig
+) -> list[dict[str, Any]]:
+    """Write strips of disagreement and error to `<out>/<name>/`; returns what the result lists of them.
+
+    They are of the episodes at the 10th, 50th and 90th percentile of the uncertainty at the last step.
+    """
+    assert signals.divergence is not None
+    last, accumulated = config.horizon, signals.accumulated["retracing"]
+    steps = np.array(sorted({2**k for k in range(last.bit_length()) if 2**k <= last} | {last})) - 1
+    at, grid = config.context_frames + steps, int(signals.divergence.shape[2] ** 0.5)
+    chosen = chosen_episodes(accumulated[:, -1])
+    shown, heats = [], []
+    for i in chosen:
+        true = model.encode(episodes.frames[i])
+        given = true[: config.context_frames]
+        dream, aim = model.decode(np.stack([np.concatenate([given, signals.tokens[i]]), true]))[:, at]
+        shown.append(np.stack([episodes.frames[i, at], dream]))
+        cells = np.square(dream.astype(np.float32) - aim).reshape(len(at), grid, aim.shape[1] // grid, grid, -1, 3)
+        disagreement = signals.divergence[i, steps].reshape(-1, grid, grid)
+        heats.append(np.stack([disagreement, np.sqrt(cells.mean((2, 4, 5)))]))
+    limits = tuple(float(np.percentile([heat[row] for heat in heats], 99.5)) for row in (0, 1))
+    media = []
+    with publish_folder(config.out / config.name) as folder:
+        for (i, percentile), pictures, heat in zip(chosen.items(), shown, heats, strict=True):
+            expected = calibration.expected_error(accumulated[i, steps])
+            notes = [f"expected {a:.1f}\ntrue {b:.1f}" for a, b in zip(expected, signals.error[i, steps], strict=True)]
+            titles = [f"+{step + 1}" for step in steps]
+            content = plots.uncertainty_strip(pictures, heat, limits, titles, notes)
+            name = f"uncertainty_{percentile}.png"
+            Path(folder / name).write_bytes(content)
+            media.append({"kind": "uncertainty", "episode": episodes.names[i], "percentile": percentile,
+                          "path": f"{config.name}/{name}", "sha256": hashlib.sha256(content).hexdigest()})  # fmt: skip
     return media

@@ -22,6 +22,13 @@ STYLES: dict[str, dict[str, Any]] = {
     "twin": {"label": "action-blind twin", "color": "#d55e00", "marker": "v", "linestyle": "-."},
     "finetuned": {"label": "fine-tuned", "color": "#0072b2", "marker": "o"},
     "scratch": {"label": "from scratch", "color": "#d55e00", "marker": "v"},
+    "retracing": {"label": "retracing", "color": "#0072b2", "marker": "o"},
+    "entropy": {"label": "token entropy", "color": "#009e73", "marker": "^", "linestyle": "--"},
+    "ensemble": {"label": "ensemble", "color": "#d98c00", "marker": "s"},
+    "dropout": {"label": "dropout", "color": "#b0569a", "marker": "D", "linestyle": ":"},
+    "action_norm": {"label": "action norm", "color": "#d55e00", "marker": "v", "linestyle": "-."},
+    "chance": {"label": "chance", "color": FAINT, "linestyle": "--"},
+    "oracle": {"label": "the error itself", "color": INK, "linestyle": "--"},
 }
 SETTINGS: Any = {
     "svg.hashsalt": "whale",  # equal results make equal bytes
@@ -140,4 +147,86 @@ def picture(cells: np.ndarray, horizons: list[int], control_period_sec: float) -
                     axes.set_ylabel(name, fontsize=10.5, fontweight="bold")
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=200, facecolor="white", metadata={"Software": None})
+        return buffer.getvalue()
+
+
+def risk_coverage(risks: dict[str, list[float]]) -> bytes:
+    """Mean error of the least doubtful share of episodes, one line a signal of `STYLES`, as SVG."""
+    import matplotlib
+
+    with matplotlib.rc_context(SETTINGS):
+        figure = _figure(5.4, 3.5)
+        axes = figure.subplots()
+        _open_axes(axes)
+        for name, style in STYLES.items():
+            if name in risks:
+                coverage = np.arange(1, len(risks[name]) + 1) / len(risks[name])
+                line = {key: value for key, value in style.items() if key != "marker"}
+                axes.plot(100 * coverage, risks[name], linewidth=2, **line)
+        everything = next(iter(risks.values()))[-1]
+        axes.axhline(everything, color=FAINT, linewidth=1.2, linestyle="--", label="chance")
+        axes.set(xlabel="episodes kept, the least doubtful first, %", ylabel="mean error, grey levels", xlim=(0, 100))
+        figure.legend(loc="outside upper left", ncols=4, frameon=False, columnspacing=1.2, handlelength=1.8, fontsize=9,
+                      borderaxespad=0.2)  # fmt: skip
+        return _svg(figure)
+
+
+def reliability(bins: list[dict[str, float]]) -> bytes:
+    """Observed against expected error in groups of frames, with 80 % of the errors of each, as SVG."""
+    import matplotlib
+
+    with matplotlib.rc_context(SETTINGS):
+        figure = _figure(5.4, 3.5)
+        axes = figure.subplots()
+        _open_axes(axes)
+        x, y, low, high = (np.array([one[key] for one in bins]) for key in ("predicted", "observed", "low", "high"))
+        ends = (0.0, 1.05 * max(x.max(), high.max()))
+        axes.plot(ends, ends, color=FAINT, linewidth=1.2, linestyle="--", label="as expected")
+        axes.vlines(x, low, high, color=STYLES["retracing"]["color"], alpha=0.3, linewidth=4, label="80 % of frames")
+        axes.scatter(x, y, s=30, color=STYLES["retracing"]["color"], zorder=3, label="mean of a tenth of the frames")
+        axes.set(xlabel="expected error, grey levels", ylabel="true error, grey levels", xlim=ends, ylim=ends)
+        figure.legend(loc="outside upper left", ncols=3, frameon=False, columnspacing=1.2, handlelength=1.8, fontsize=9,
+                      borderaxespad=0.2)  # fmt: skip
+        return _svg(figure)
+
+
+def uncertainty_strip(
+    pictures: np.ndarray, heats: np.ndarray, limits: tuple[float, float], titles: list[str], notes: list[str]
+) -> bytes:
+    """An episode seen by its uncertainty, as PNG: a column for each of K frames.
+
+    Args:
+        pictures: uint8 [2, K, H, W, 3], recorded and imagined.
+        heats: float [2, K, G, G], disagreement of each token (nats) and error of each (grey levels).
+        limits: upper ends of their colours.
+        titles: above the K columns.
+        notes: below them.
+    """
+    import matplotlib
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    names = ("recorded", "imagined", "disagreement", "error")
+    columns = pictures.shape[1]
+    with matplotlib.rc_context(SETTINGS):
+        figure = _figure(9.0, (9.0 - 1.4) / columns * 4 + 0.75)
+        figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01))
+        grid = figure.subplots(4, columns, squeeze=False)
+        for row, column in np.ndindex(4, columns):
+            axes = grid[row, column]
+            shown = pictures[row, column] if row < 2 else heats[row - 2, column]
+            image = axes.imshow(shown, interpolation="nearest", cmap="magma", vmin=0, vmax=limits[row - 2])
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            if row == 0:
+                axes.set_title(titles[column], fontsize=9)
+            if row == 3:
+                axes.set_xlabel(notes[column], fontsize=9)
+            if column == 0:
+                axes.set_ylabel(names[row], fontsize=10.5, fontweight="bold")
+            if row >= 2 and column == columns - 1:
+                bar = figure.colorbar(image, ax=grid[row, :].tolist(), fraction=0.03, pad=0.01, aspect=10)
+                bar.set_label(("nats", "grey levels")[row - 2], fontsize=9)
+                bar.outline.set_visible(False)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=130, facecolor="white", metadata={"Software": None})
         return buffer.getvalue()

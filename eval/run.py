@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 from whale.cli import Task
 from whale.clips.reader import ClipReader
 from whale.errors import UserError
-from whale.eval import fidelity, value
-from whale.eval.config import FidelityConfig, ReportConfig, ValueConfig
+from whale.eval import fidelity, uncertainty, value
+from whale.eval.config import FidelityConfig, ReportConfig, UncertaintyConfig, ValueConfig
 from whale.eval.episodes import Episodes, read_episodes
-from whale.eval.media import publish_media
+from whale.eval.media import publish_media, publish_strips
 from whale.eval.merge import merge
+from whale.eval.reliability import calibrate
 from whale.eval.report import write_report
 from whale.eval.results import Figure, hold_to, rounded, table, write_part
+from whale.eval.signals import collect
+from whale.eval.sources import check_sources, not_retraceable
 from whale.eval.token_entropy import TokenScores, measure_tokens, token_figures
 from whale.metrics.frames import PSNR_CAP_DB
 from whale.sim.base import Camera
@@ -169,6 +172,54 @@ def run_value(config: ValueConfig) -> None:
     _tell(found, write_part("value", config, found, content))
 
 
+def run_uncertainty(config: UncertaintyConfig) -> None:
+    """Judge signals of uncertainty by errors; writes `<out>/<name>.json`, `<out>/<name>/` and perhaps a calibration."""
+    from whale.calibration import save_calibration
+
+    reader = ClipReader(config.clips, config.split)
+    longest = config.context_frames + config.horizon
+    episodes = read_episodes(reader, longest, longest, config.max_episodes, config.seed)
+    if len(episodes) < config.min_episodes:
+        raise UserError(
+            f"{len(episodes)} episodes reach {config.horizon} imagined frames, min_episodes asks for "
+            f"{config.min_episodes}: {episodes.left_out}",
+            "give more or longer episodes, or lower horizon",
+        )
+    model, members = _load(config.model), [_load(folder) for folder in config.members]
+    for folder, each in zip((config.model, *config.members), (model, *members), strict=True):
+        _check_size(each, folder, episodes.frames.shape[2:], config.clips)
+        _check_actions(each, folder, episodes, config.clips)
+    check_sources(model, members, config)
+    left_out = not_retraceable(model, episodes.dataset, config)
+    retrace = config.retracing is not None and left_out is None
+    signals = collect(model, members, episodes, retrace, config)
+    judge = uncertainty.Judge(signals.error, config.seed)
+    found, media = uncertainty.figures(judge, signals), []
+    content = _identity(model, reader) | {
+        "member_checkpoint_hashes": [member.checkpoint_hash for member in members],
+        "dataset": episodes.dataset,
+        "control_period_sec": episodes.control_period_sec,
+        "seeds": {"seed": config.seed},
+        "samples": {"episodes": len(episodes), "left_out": episodes.left_out},
+        "left_out": {"retracing": str(left_out)} if left_out else {},
+        "curves": uncertainty.curves(judge, signals),
+        "per_episode": {"episodes": episodes.names, "error": rounded(signals.error)},
+    }
+    if retrace:
+        fit = calibrate(model, episodes, signals, reader.manifest.hash, config)
+        found += fit.figures(config.seed)
+        content["calibration"] = {"bins": fit.bins(), "fitted_episodes": fit.calibration.episodes,
+                                  "judged_episodes": len(fit.observed), "stored": config.calibrate}  # fmt: skip
+        media = publish_strips(model, episodes, signals, fit.calibration, config)
+    found = hold_to(found, config.needs)
+    path = write_part("uncertainty", config, found, content | {"media": media})
+    if retrace and config.calibrate:
+        save_calibration(config.model, model, fit.calibration)
+    if left_out:
+        sys.stdout.write(f"retracing is left out: {left_out}\n\n")
+    _tell(found, path)
+
+
 def run_report(config: ReportConfig) -> None:
     """Merge results into `results.json`, make `report.html` and `picture.png` of it, and print the verdict.
 
@@ -191,5 +242,6 @@ def _tell(figures: Sequence[Figure], path: Path) -> None:
 TASKS = {
     "fidelity": Task(FidelityConfig, run_fidelity),
     "value": Task(ValueConfig, run_value),
+    "uncertainty": Task(UncertaintyConfig, run_uncertainty),
     "report": Task(ReportConfig, run_report),
 }

@@ -41,6 +41,7 @@ TASKS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "fidelity": "score imagined frames against recorded ones",
             "value": "score imagined returns of policies against their true returns",
+            "uncertainty": "ask whether signals of uncertainty know which imagined frames are wrong",
             "report": "merge results into results.json and a self-contained HTML page",
         },
     ),
