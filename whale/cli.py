@@ -1,4 +1,5 @@
-"""The `whale` command: `whale <stage> <task> <config.yaml> [more.yaml ...] [key.path=value ...]`, and `whale status`.
+"""The `whale` command: `whale <stage> <task> <config.yaml> [more.yaml ...] [key.path=value ...]`, `whale play` of the
+same kind, and `whale status`.
 
 The table below is all this module knows of the stages; only the chosen one is imported, so `whale --help` is quick.
 """
@@ -47,6 +48,7 @@ TASKS: dict[str, tuple[str, dict[str, str]]] = {
     ),
 }
 
+PLAY = "drive the robot in a world model, on a page in the browser"
 STATUS = "state, step, rate, ETA and last checkpoint of runs"
 
 
@@ -68,17 +70,18 @@ def _usage(stage: str | None = None) -> str:
         if stage in (None, name):
             lines += [f"  {name:<10} {task:<12} {line}" for task, line in tasks.items()]
     if stage is None:
+        lines += [f"  {'play':<10} {'':<12} {PLAY}"]
         lines += [f"  {'status':<10} {'RUN ...':<12} {STATUS}"]
     return "\n".join([*lines, "", "`whale <stage> <task> --help` lists every key of the task's configuration."])
 
 
-def _task_usage(stage: str, name: str, task: Task) -> str:
+def _task_usage(called: str, line: str, task: Task) -> str:
     from whale.config_docs import field_docs
 
     flags = "[--print-config | --dry-run]" if task.plan else "[--print-config]"
-    head = f"usage: whale {stage} {name} <config.yaml> [more.yaml ...] [key.path=value ...] {flags}"
+    head = f"usage: whale {called} <config.yaml> [more.yaml ...] [key.path=value ...] {flags}"
     keys = [f"  {key}\n      {text}" for key, text in field_docs(task.config).items()]
-    return "\n".join([head, "", TASKS[stage][1][name], "", *keys])
+    return "\n".join([head, "", line, "", *keys])
 
 
 def _status_usage() -> str:
@@ -99,20 +102,20 @@ def _choose(kind: str, name: str, known: Sequence[str]) -> None:
     raise UserError(f"there is no {kind} {name!r}", remedy)
 
 
-def _run(stage: str, name: str, words: Sequence[str]) -> int:
+def _run(called: str, line: str, task: Task, words: Sequence[str]) -> int:
+    """Run a task: `called` is what it is called by, `line` says what it does, `words` are those behind its name."""
     from whale.config import dump_config, load_config
     from whale.config_docs import field_docs
 
-    task: Task = importlib.import_module(TASKS[stage][0]).TASKS[name]
     flags = [word for word in words if word.startswith("-")]
     for flag in flags:
         _choose("flag", flag, ["--print-config", "--dry-run", "--help", "-h"])
     if "--help" in flags or "-h" in flags:
-        sys.stdout.write(_task_usage(stage, name, task) + "\n")
+        sys.stdout.write(_task_usage(called, line, task) + "\n")
         return 0
     if "--dry-run" in flags and task.plan is None:
         raise UserError(
-            f"--dry-run: {stage} {name} trains nothing whose cost could be told beforehand",
+            f"--dry-run: {called} trains nothing whose cost could be told beforehand",
             "leave the flag out; `--print-config` shows the configuration and stops",
         )
     files = [Path(word) for word in words if word not in flags and "=" not in word]
@@ -158,13 +161,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if stage == "status":
             _status(rest)
             return 0
-        _choose("stage", stage, [*TASKS, "status"])
+        if stage == "play":
+            return _run("play", PLAY, importlib.import_module("whale.play.run").TASK, rest)
+        _choose("stage", stage, [*TASKS, "play", "status"])
         if not rest or rest[0] in ("-h", "--help"):
             sys.stdout.write(_usage(stage) + "\n")
             return 0
         name, *rest = rest
         _choose(f"task of {stage}", name, list(TASKS[stage][1]))
-        return _run(stage, name, rest)
+        task = importlib.import_module(TASKS[stage][0]).TASKS[name]
+        return _run(f"{stage} {name}", TASKS[stage][1][name], task, rest)
     except UserError as error:
         sys.stderr.write(f"whale: {error}\n")
         return 2

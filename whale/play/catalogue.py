@@ -1,0 +1,129 @@
+"""What sessions are made of: the models that can imagine, and the recorded episodes to start from."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from whale.clips.clip import Clip
+from whale.clips.reader import ClipReader
+from whale.errors import UserError
+from whale.models.dataset_card import DatasetCard, describe_actions
+from whale.models.world_model import WorldModel
+from whale.play.config import PlayConfig
+from whale.uncertainty import Retracing, refuse_unmergeable
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One recorded episode of T frames, each but the last with a known action."""
+
+    name: str
+    instruction: str | None
+    frames: np.ndarray
+    """uint8 [T, H, W, 3]."""
+    actions: np.ndarray
+    """float32 [T - 1, 7], physical units: `actions[t]` leads to frame t + 1."""
+    rewards: np.ndarray | None
+    """float32 [T - 1], of the actions."""
+
+
+def _usable_frames(clip: Clip) -> int:
+    """Frames up to the first step whose action is not known, which still has its frame."""
+    unknown = np.flatnonzero(~clip.action_known)
+    return min(clip.num_frames, int(unknown[0]) + 1) if len(unknown) else clip.num_frames
+
+
+class Catalogue:
+    """Models and episodes that fit each other.
+
+    Raises:
+        UserError: no episode is long enough, the clips are tokens, or a model was made for other frames or actions.
+    """
+
+    def __init__(self, config: PlayConfig):
+        self.config = config
+        self.reader = ClipReader(config.clips, config.split)
+        if self.reader.manifest.kind != "pixels":
+            raise UserError(f"{config.clips} holds {self.reader.manifest.kind}", "name pixel clips: frames are shown")
+        self._clips: list[int] = []
+        self.episodes: list[dict[str, object]] = []
+        """Of each episode `name`, `instruction` and `frames`, their number."""
+        for k in range(len(self.reader)):
+            clip = self.reader.read(k, with_frames=False)
+            if clip.info.start == 0 and _usable_frames(clip) > config.context_frames:
+                self._clips.append(k)
+                name, words = clip.info.episode, clip.info.instruction
+                self.episodes.append({"name": name, "instruction": words, "frames": _usable_frames(clip)})
+            if len(self._clips) == config.max_episodes:
+                break
+        if not self._clips:
+            raise UserError(
+                f"{config.clips}, split {config.split!r}, has no episode of more than {config.context_frames} frames",
+                "lower context_frames, or name other clips",
+            )
+        first = self.reader.read(self._clips[0])
+        self.dataset, self.control_period_sec = first.info.dataset, first.info.control_period_sec
+        words = describe_actions(first.info.action_type.value, first.info.action_status)
+        self.models = {name: WorldModel.from_pretrained(source) for name, source in config.models.items()}
+        for name, model in self.models.items():
+            self._check(name, model, self.recording(0).frames.shape[1], words)
+
+    def _check(self, name: str, model: WorldModel, size_px: int, words: str) -> None:
+        own = model.config.tokenizer.image_px
+        if own != size_px:
+            raise UserError(
+                f"the model {name!r} takes frames of {own} px, {self.config.clips} has {size_px} px",
+                f"name clips converted with size_px={own}, or another model",
+            )
+        if self.dataset not in model.config.datasets:
+            raise UserError(
+                f"the model {name!r} was not trained on {self.dataset!r}, only on {sorted(model.config.datasets)}",
+                "name clips of one of these, or adapt the model with `whale finetune world_model`",
+            )
+        if (known := self.card(name).actions) != words:
+            raise UserError(
+                f"{self.config.clips} holds {words}, the model {name!r} knows {known}",
+                "name clips that were converted as the model's data was, or another model",
+            )
+
+    def card(self, name: str) -> DatasetCard:
+        """What a model knows of the dataset."""
+        return self.models[name].config.datasets[self.dataset]
+
+    def retracing(self, name: str) -> tuple[Retracing | None, str]:
+        """How a model's uncertainty is estimated, and what the user should know of it."""
+        if self.config.retracing is None:
+            return None, "Uncertainty is switched off: `retracing` is null in the configuration."
+        try:
+            refuse_unmergeable(self.card(name))
+        except UserError as error:
+            return None, f"No uncertainty: {error.args[0]}."
+        if self.config.context_frames <= max(self.config.retracing.steps):
+            return None, "No uncertainty: it needs as many context frames as retracing goes back, and one more."
+        if self.calibrated(name):
+            return self.config.retracing, ""
+        return self.config.retracing, (
+            "Raw score, to compare within one model only. `whale eval uncertainty` on this export calibrates it: then "
+            "the expected error is shown, in grey levels."
+        )
+
+    def calibrated(self, name: str) -> bool:
+        """Whether a model's uncertainty comes as an expected error."""
+        return getattr(self.models[name], "calibration", None) is not None
+
+    def recording(self, episode: int) -> Recording:
+        """Episode number `episode` of `episodes`, as far as it can be driven.
+
+        Raises:
+            UserError: there is none, or its clip is damaged.
+        """
+        if not 0 <= episode < len(self._clips):
+            raise UserError(f"there is no episode {episode}", f"choose one of 0 to {len(self._clips) - 1}")
+        clip = self.reader.read(self._clips[episode])
+        frames = min(_usable_frames(clip), self.config.context_frames + self.config.max_steps)
+        assert clip.frames is not None
+        return Recording(
+            name=clip.info.episode, instruction=clip.info.instruction, frames=clip.frames[:frames],
+            actions=clip.actions[: frames - 1],
+            rewards=None if clip.rewards is None else clip.rewards[: frames - 1],
+        )  # fmt: skip

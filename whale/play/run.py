@@ -1,0 +1,42 @@
+"""What `whale play` runs."""
+
+import contextlib
+import ipaddress
+import sys
+
+from whale.cli import Task
+from whale.play.catalogue import Catalogue
+from whale.play.config import PlayConfig
+from whale.play.server import listen, serve
+from whale.signals import StopSignals
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def run_play(config: PlayConfig) -> None:
+    """Serve the page until Ctrl-C or SIGTERM.
+
+    Raises:
+        UserError: the port is taken, no episode is long enough, or a model and the clips do not fit.
+    """
+    with StopSignals(), contextlib.suppress(KeyboardInterrupt), listen(config.host, config.port) as listener:
+        catalogue = Catalogue(config)
+        host = f"[{config.host}]" if ":" in config.host else config.host
+        if not is_loopback(config.host):
+            sys.stderr.write(
+                f"whale: warning: listening on {host}: everyone who reaches this machine can drive, without a "
+                "password\n  remedy: leave `host` out, and reach it through `ssh -L`\n"
+            )
+        models, episodes = ", ".join(catalogue.models), len(catalogue.episodes)
+        sys.stdout.write(f"{episodes} episodes of {catalogue.dataset!r}, {config.split} split; models: {models}\n"
+                         f"open http://{host}:{listener.getsockname()[1]}/   (Ctrl-C ends)\n")  # fmt: skip
+        sys.stdout.flush()
+        serve(catalogue, listener)
+
+
+TASK = Task(PlayConfig, run_play)
