@@ -8,12 +8,14 @@ import pytest
 import torch
 from hub_server import TOKEN, Hub
 from huggingface_hub import constants
+from test_calibration import calibration
 from tiny_model import random_model
 from tiny_runs import prepare
 
+from whale.calibration import save_calibration
 from whale.cli import main
 from whale.errors import UserError
-from whale.hub import FILES, find_export
+from whale.hub import CALIBRATION, FILES, find_export
 from whale.models.tokenizer import VideoTokenizer
 from whale.models.world_model import WorldModel
 
@@ -72,6 +74,21 @@ def test_what_is_pushed_comes_back_to_the_bit(hub, model, tmp_path):
     assert same(inside, model.tokenizer) and inside.record == {"step": 2}
     for file in FILES:  # the very files of the local export
         assert repo.commits[repo.branches["main"]][file] == (tmp_path / "export" / file).read_bytes()
+
+
+def test_a_calibration_is_published_fetched_and_left_with_the_weights_it_is_of(hub, model, tmp_path):
+    model.save_pretrained(tmp_path / "export")
+    local = WorldModel.from_pretrained(tmp_path / "export")
+    save_calibration(tmp_path / "export", local, calibration(local.checkpoint_hash))
+    local.push_to_hub("lab/whale", token=TOKEN)
+    assert WorldModel.from_pretrained("lab/whale").calibration == local.calibration
+    repo = hub.repositories["lab/whale"]
+    assert repo.at("main")[1][CALIBRATION] == (tmp_path / "export" / CALIBRATION).read_bytes()
+    random_model(seed=1).float().push_to_hub("lab/whale", token=TOKEN)  # other weights, not calibrated
+    assert CALIBRATION not in repo.at("main")[1]
+    assert WorldModel.from_pretrained("lab/whale").calibration is None
+    local.push_to_hub("lab/whale", token=TOKEN, revision="wide", private=False)
+    assert WorldModel.from_pretrained("lab/whale", revision="wide").calibration == local.calibration
 
 
 def test_places_of_this_machine_are_not_published(hub, tmp_path):

@@ -66,8 +66,10 @@ class Calibration:
             raise ValueError("uncertainty must ascend, and error not fall from below 0")
 
     def of_step(self, uncertainty: Uncertainty | None) -> np.ndarray:
-        """What a step adds to the accumulated uncertainty, float64 [B]; 0 (float64 []) if it was not retraced."""
-        return np.float64(0) if uncertainty is None else getattr(uncertainty, self.signal).double().cpu().numpy()
+        """What a step adds to the accumulated uncertainty, float64 [B]; float64 [], 0, if it was not retraced."""
+        if uncertainty is None:
+            return np.zeros(())
+        return np.asarray(getattr(uncertainty, self.signal).cpu(), np.float64)
 
     def expected_error(self, accumulated: np.ndarray) -> np.ndarray:
         """Expected error in grey levels, float32 [B], of frames with this accumulated uncertainty, float64 [B]."""
@@ -111,11 +113,11 @@ def save_calibration(folder: Path, model: "WorldModel", calibration: Calibration
         UserError: it was fitted for other weights than the export holds.
     """
     _refuse_other_weights(calibration, folder, sha256_file(folder / "model.safetensors"))
-    model.calibration = calibration
     with publish_folder(folder) as temporary:
         shutil.copytree(folder, temporary, dirs_exist_ok=True)
         write_calibration(temporary, calibration)
         (temporary / "README.md").write_text(model_card(model.KIND, model, model.config, model.record, calibration))
+    model.calibration = calibration
 
 
 def write_calibration(folder: Path, calibration: Calibration) -> None:
