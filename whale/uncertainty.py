@@ -98,7 +98,11 @@ def merged_actions(card: DatasetCard, recent_actions: Sequence[np.ndarray], step
 
 
 class Uncertainty(NamedTuple):
-    """Of the frame that one step predicts, float32 [B] but for the last. Nothing is accumulated along a rollout."""
+    """Of the frame that one step predicts, float32 [B] but for the last.
+
+    It is of this step alone. Errors accumulate along a rollout, and what predicts them is the sum over its steps so far
+    (`whale.calibration`).
+    """
 
     divergence_mean: Tensor
     """Jensen-Shannon divergence of the K predictions, nats a token (at most log K), over all tokens."""
@@ -121,9 +125,11 @@ def uncertainty(logits_BKSV: Tensor) -> Uncertainty:
     That product is WHALE's; D as Jensen-Shannon divergence, its two poolings over tokens, and to report the factors
     beside the products, are ours. Equal predictions have divergence 0 exactly, and no divergence is negative.
 
-    Retracing sees where a model contradicts itself, and 0 is no proof of a perfect one. It does not see an error that
+    Retracing sees where a model contradicts itself; 0 is no proof of a perfect one. It does not see an error that
     all K predictions share: a token that is always painted wrong, or, from the second imagined frame on, one that
-    composes as the world does (each action moves things 1.2 times too far, or nothing ever moves).
+    composes as the world does (each action moves things 1.2 times too far, or nothing ever moves). And a model that is
+    right contradicts itself where things move on their own, since a merged action does not say how many steps it stands
+    for, or where it is larger than any action in training.
 
     Args:
         logits_BKSV: float [B, K, S, V], on any device; computed in float32, or in float64 where they are.
