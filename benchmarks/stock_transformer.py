@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from whale.models.attention import band_mask
+from whale.models.frame_cache import band_mask
 from whale.models.layers import SpatialTemporalBlock, SwiGLU
 from whale.models.norm import EPSILON, RMSNorm
 
@@ -61,14 +61,14 @@ class StockAttention(nn.Module):
 class StockBlock(nn.Module):
     """Takes the weights of a `SpatialTemporalBlock`."""
 
-    def __init__(self, block: SpatialTemporalBlock, frames: int):
+    def __init__(self, block: SpatialTemporalBlock, band: int, frames: int):
         super().__init__()
         width, self.has_space = block.mlp.out.out_features, block.has_space
         if block.has_space:
             self.norm_spatial = nn.RMSNorm(width, EPSILON)
             self.spatial = StockAttention(width, block.spatial.heads, None, frames)
         self.norm_temporal = nn.RMSNorm(width, EPSILON)
-        self.temporal = StockAttention(width, block.temporal.heads, block.temporal.band, frames)
+        self.temporal = StockAttention(width, block.temporal.heads, band, frames)
         self.norm_mlp, self.mlp = nn.RMSNorm(width, EPSILON), StockFeedForward(width, block.mlp.out.in_features)
 
     def forward(self, x_BTSD: Tensor, *_: object) -> Tensor:
@@ -81,21 +81,21 @@ class StockBlock(nn.Module):
         return x_BTSD + self.mlp(self.norm_mlp(x_BTSD))
 
 
-def _stock(module: nn.Module, frames: int) -> nn.Module | None:
+def _stock(module: nn.Module, band: int, frames: int) -> nn.Module | None:
     if isinstance(module, RMSNorm):
         return nn.RMSNorm(len(module.weight), EPSILON)
     if isinstance(module, SwiGLU):
         return StockFeedForward(module.out.out_features, module.out.in_features)
-    return StockBlock(module, frames) if isinstance(module, SpatialTemporalBlock) else None
+    return StockBlock(module, band, frames) if isinstance(module, SpatialTemporalBlock) else None
 
 
 def stock(objective: nn.Module, frames: int) -> nn.Module:
     """A copy with the same weights, in which every block, norm and feed-forward layer that is trained is stock."""
-    twin = copy.deepcopy(objective)
+    twin, band = copy.deepcopy(objective), objective.model.dynamics.transformer.band
 
     def replace(parent: nn.Module) -> None:
         for name, child in list(parent.named_children()):
-            other = _stock(child, frames)
+            other = _stock(child, band, frames)
             if other is None:
                 replace(child)
             else:

@@ -104,15 +104,12 @@ def run_imagined(imagine: Callable[..., "Imagination"], truth: Truth, config: Va
         dataset=DATASET,
         control_period_sec=Tabletop(1).control_period_sec,
     )
-    returns, running = np.zeros(num_policies * config.num_starts), np.ones(num_policies * config.num_starts)
     progress = Progress(label, config.horizon, "steps")
     for _ in range(config.horizon):
-        step = imagination.step(team.act(imagination.frame()))
-        returns += running * step.reward
-        running *= 1.0 - step.terminated
+        imagination.step(team.act(imagination.frame()))
         progress.advance()
     progress.close()
-    return returns.reshape(num_policies, config.num_starts)
+    return imagination.returns_B.reshape(num_policies, config.num_starts)
 
 
 def action_features(actions: np.ndarray) -> np.ndarray:

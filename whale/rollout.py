@@ -1,7 +1,10 @@
 """Imagination: roll the world model forward in token space, one frame a step, from cached keys and values.
 
-The prior, the dynamics and the decoder each keep a cache of their temporal layers; a frame enters each once. All three
-attend through bands, so a cached rollout equals a full recompute at any length (tests/test_rollout.py).
+Prior and dynamics go along in a `TokenRollout`, a frame at a time; both attend through bands, so a cached rollout
+equals a full recompute at any length (tests/test_rollout.py). Pixels are made when they are asked for, from the last
+token frames. Nothing grows with the length of a rollout.
+
+Legend: B episodes, K predictions of the same frame, R last token frames, S tokens a frame, V codes, F action features.
 """
 
 import copy
@@ -12,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from whale.action_inputs import ActionInputs, check_context
 from whale.errors import UserError
-from whale.models.dynamics import Prediction, action_features
 from whale.models.world_model import WorldModel
-from whale.sampling import Sampling, expected_tokens, sampled_tokens
-from whale.uncertainty import Retracing, Uncertainty
+from whale.sampling import Sampling, TokenChoice
+from whale.token_rollout import TokenRollout
+from whale.uncertainty import Retracing, Uncertainty, merged_actions, refuse_unmergeable, uncertainty
 
 
 class NextFrame(NamedTuple):
@@ -50,19 +54,19 @@ class Imagination:
 
     Args:
         model: the world model, in eval mode.
-        context_frames: uint8 [B, C, H, W, 3], C >= 1.
+        context_frames: uint8 [B, C, H, W, 3], C >= 1, and more than retracing goes back.
         context_actions: float32 [B, C - 1, 7] in physical units, between the context frames.
         dataset: name of the dataset whose action scales and embodiment apply.
         control_period_sec: time between frames.
         sampling: draw the tokens of imagined frames; None takes the expected ones (`expected_tokens`).
-        retracing: estimate the uncertainty of every step.
+        retracing: estimate the uncertainty of every step, or of every n-th.
         keep: a dropout mask for the whole rollout (`Dynamics.draw_keep`); None is the mean model.
 
-    `logits_BSV` holds what the last step was chosen from, `returns_B` (float64) the sum of expected rewards, each times
-    the probability of still running; that after the last step is `running_B`. `num_imagined_B` counts frames.
+    `logits_BSV` holds what the last step was chosen from; `returns_B` (float64) the sum of expected rewards, each times
+    the probability that the episode was still running; `running_B` that probability now; `num_imagined_B` the frames.
 
     Raises:
-        UserError: the model does not know the dataset, or the actions do not fit the frames.
+        UserError: the model does not know the dataset, the context does not fit, or actions cannot be merged.
     """
 
     def __init__(
@@ -76,120 +80,92 @@ class Imagination:
         retracing: Retracing | None = None,
         keep: Tensor | None = None,
     ):
+        self._inputs = ActionInputs(model, dataset, control_period_sec)
+        self.model, self._retracing = model, retracing
+        self._steps = retracing.steps if retracing else (0,)
+        if retracing:
+            refuse_unmergeable(self._inputs.card)
+        check_context(model, context_frames, context_actions, max(self._steps))
         batch, frames = context_frames.shape[:2]
-        if context_actions.shape != (batch, frames - 1, 7):
-            raise UserError(
-                f"context actions have shape {context_actions.shape}, the frames need {(batch, frames - 1, 7)}",
-                "give one action between each two context frames",
-            )
-        if dataset not in model.config.datasets:
-            raise UserError(
-                f"the model was not trained on {dataset!r}, only on {sorted(model.config.datasets)}",
-                "choose one of these, or adapt the model to the new data with `whale finetune world_model`",
-            )
-        if sampling:
-            sampling.check(batch)
-        self.model = model
-        self._sampling, self._keep = sampling, keep
-        self._generators = [torch.Generator().manual_seed(seed) for seed in sampling.seeds] if sampling else []
+        self._choice = TokenChoice(sampling, batch)
+        self._rollout = TokenRollout(model, self._inputs.constant(batch), self._steps, keep)
+        tokens = model.encode(context_frames.reshape(-1, *context_frames.shape[2:])).reshape(batch, frames, -1)
+        tokens_BCS = torch.from_numpy(tokens).to(model.dynamics.position_RD.device)
+        if frames > 1:
+            self._rollout.begin(tokens_BCS[:, :-1], self._inputs.features(context_actions))
+        num_recent = max(model.config.tokenizer.decoder_frames, max(self._steps) + 1)
+        self._recent_BRS = tokens_BCS.new_zeros(batch, num_recent, tokens_BCS.shape[2])
+        self._recent_BRS[:, -frames:] = tokens_BCS[:, -num_recent:]
+        self._recent_actions = context_actions[:, frames - 1 - max(self._steps) :].copy()
         self.returns_B, self.running_B = np.zeros(batch), np.ones(batch)
         self.num_imagined_B = np.zeros(batch, np.int64)
-        self._device = model.dynamics.position_RD.device
-        self._constant = model.action_inputs(dataset, batch, control_period_sec)
-        self._scale = model.config.datasets[dataset].scale
-        self._dynamics_cache = model.dynamics.transformer.new_cache()
-        self._prior_cache = model.behavior.prior.new_cache()
-        self._decoder_cache = model.tokenizer.decoder.new_cache()
-        self._num_seen = self._num_decoded = 0
-        self._previous_action: Tensor | None = None
-        tokens = model.encode(context_frames.reshape(-1, *context_frames.shape[2:])).reshape(batch, frames, -1)
-        self._tokens_BS = torch.from_numpy(tokens[:, 0]).to(self._device)
-        self._undecoded = [self._tokens_BS]
-        for t in range(frames - 1):
-            self._feed(context_actions[:, t])
-            self._see(torch.from_numpy(tokens[:, t + 1]).to(self._device))
-
-    def _see(self, tokens_BS: Tensor) -> None:
-        self._tokens_BS = tokens_BS
-        self._undecoded.append(tokens_BS)
-
-    @torch.no_grad()
-    def _feed(self, actions: np.ndarray) -> Prediction:
-        """Put the present frame and an action through prior and dynamics; the prediction of the next frame."""
-        model, constant = self.model, self._constant
-        if actions.shape != (len(self._tokens_BS), 7) or not np.isfinite(actions).all():
-            raise UserError(
-                f"actions are {actions.dtype} {actions.shape}, with finite values: {bool(np.isfinite(actions).all())}",
-                f"give finite canonical actions of shape {(len(self._tokens_BS), 7)}",
-            )
-        scaled_B1A = torch.from_numpy(self._scale.scale(actions)).to(self.model.dynamics.position_RD)[:, None]
-        mask_B1A = constant["actuated"].expand_as(scaled_B1A)
-        feature_B1F = action_features(
-            scaled_B1A * mask_B1A, mask_B1A, constant["action_status"], constant["action_type"]
-        )
-        tokens_B1S = self._tokens_BS[:, None]
-        summary_B1D = model.behavior.summary(model.codes(tokens_B1S))
-        previous = torch.zeros_like(feature_B1F) if self._previous_action is None else self._previous_action
-        prior = model.behavior.infer_prior(summary_B1D, previous, self._num_seen, self._prior_cache)
-        out = model.predict(
-            tokens_B1S, feature_B1F, prior.mean, constant, self._num_seen, self._dynamics_cache, self._keep
-        )
-        self._previous_action = feature_B1F
-        self._num_seen += 1
-        return out
+        self._num_steps = 0
+        self._frame: np.ndarray | None = None
 
     def predict(self, actions: np.ndarray) -> NextFrame:
-        """What follows from physical actions, float32 [B, 7]; `accept` says which frame it is to be."""
-        out = self._feed(actions)
-        self.logits_BSV = out.logits_BTSV[:, 0]
-        row = self._constant["embodiment"]
-        reward = (out.reward_BT[:, 0] * self.model.reward_std[row] + self.model.reward_mean[row]).cpu().numpy()
-        self._predicted = NextFrame(self.logits_BSV, reward, out.terminated_BT[:, 0].sigmoid().cpu().numpy(), None)
+        """What follows from physical actions, float32 [B, 7].
+
+        The present stays the present until `accept` says which frame comes next; before that, other actions may be
+        asked about in its place.
+        """
+        self._inputs.check(actions, (len(self._recent_BRS), 7))
+        due = self._retracing is not None and self._num_steps % self._retracing.every == 0
+        self._actions, tokens_BKS, actions_BKA = actions, self._recent_BRS[:, -1:], actions[:, None]
+        if due:
+            recent = [*self._recent_actions.swapaxes(0, 1), actions]
+            actions_BKA = merged_actions(self._inputs.card, recent, self._steps)
+            tokens_BKS = self._recent_BRS[:, [-1 - back for back in self._steps]]
+        feature_BKF = self._inputs.features(actions_BKA)
+        self._feature_BF = feature_BKF[:, 0]
+        out = self._rollout.predict(tokens_BKS, feature_BKF)
+        self.logits_BSV, row = out.logits_BTSV[:, 0], self._rollout.constant["embodiment"]
+        reward_B = out.reward_BT[:, 0] * self.model.reward_std[row] + self.model.reward_mean[row]
+        reward, terminated = torch.stack([reward_B, out.terminated_BT[:, 0].sigmoid()]).cpu().numpy()
+        self._predicted = NextFrame(self.logits_BSV, reward, terminated, uncertainty(out.logits_BTSV) if due else None)
         return self._predicted
 
     def accept(self, tokens_BS: Tensor) -> None:
         """Go on with these as the tokens of the predicted frame, int64 [B, S]."""
-        self._see(tokens_BS)
+        self._rollout.advance(self._feature_BF)
+        self._recent_BRS = torch.cat([self._recent_BRS[:, 1:], tokens_BS[:, None]], 1)
+        self._recent_actions = np.concatenate([self._recent_actions, self._actions[:, None]], 1)[:, 1:]
         self.returns_B = self.returns_B + self.running_B * self._predicted.reward
         self.running_B = self.running_B * (1.0 - self._predicted.terminated)
         self.num_imagined_B = self.num_imagined_B + 1
+        self._num_steps += 1
+        self._frame = None
 
     def step(self, actions: np.ndarray) -> ImaginedStep:
-        """Imagine what follows from physical actions, float32 [B, 7]: predict, choose, accept."""
-        out = self.predict(actions)
-        self.accept(self.choose(out.logits_BSV))
-        return ImaginedStep(self._tokens_BS.cpu().numpy(), out.reward, out.terminated, out.uncertainty)
+        """Imagine what follows from physical actions, float32 [B, 7]: predict, choose, accept.
 
-    def choose(self, logits_BSV: Tensor) -> Tensor:
-        """Tokens of the next frame as `sampling` says, int64 [B, S]."""
-        if self._sampling is None:
-            return expected_tokens(logits_BSV, self.model.tokenizer)
-        return sampled_tokens(logits_BSV, self._sampling.temperature, self._generators, self._sampling.top_k)
+        Raises:
+            UserError: the actions have another shape, are not finite, or far from all that the dataset has.
+        """
+        out = self.predict(actions)
+        tokens_BS = self._choice(out.logits_BSV, self.model.tokenizer)
+        self.accept(tokens_BS)
+        return ImaginedStep(tokens_BS.cpu().numpy(), out.reward, out.terminated, out.uncertainty)
+
+    def frame(self) -> np.ndarray:
+        """The present frame as pixels, uint8 [B, H, W, 3], decoded from the last R token frames."""
+        if self._frame is None:
+            last_BRS = self._recent_BRS[:, -self.model.config.tokenizer.decoder_frames :]
+            self._frame = self.model.tokenizer.decode_last(last_BRS, self._rollout.clock_B + 1).cpu().numpy()
+        return self._frame
 
     def fork(self, copies: int) -> "Imagination":
         """Every episode `copies` times, those of b at b * copies and on, with what has been seen; this one stays.
 
         The copies of an episode draw the same numbers, so that they differ by their actions alone.
         """
-
-        def many(value: Tensor, dim: int = 0) -> Tensor:
-            return value.repeat_interleave(copies, dim)
-
+        index = np.arange(len(self._recent_BRS)).repeat(copies)
         other = copy.copy(self)
-        other._constant = {name: v if name == "actuated" else many(v) for name, v in self._constant.items()}
-        for name in ("_dynamics_cache", "_prior_cache", "_decoder_cache"):
-            caches = copy.deepcopy(getattr(self, name))
-            for cache in caches:
-                cache.k, cache.v = (None if x is None else many(x) for x in (cache.k, cache.v))
-            setattr(other, name, caches)
-        other._tokens_BS, other._undecoded = many(self._tokens_BS), [many(x) for x in self._undecoded]
-        other._previous_action = None if self._previous_action is None else many(self._previous_action)
-        other._keep = None if self._keep is None else many(self._keep, 2)
-        other._generators = [g.clone_state() for g in self._generators for _ in range(copies)]
-        for name in ("returns_B", "running_B", "num_imagined_B"):
-            setattr(other, name, getattr(self, name).repeat(copies))
-        if not self._undecoded:
-            other._frame = self._frame.repeat(copies, 0)
+        at = torch.from_numpy(index).to(self._recent_BRS.device)
+        other._rollout, other._choice = self._rollout.rows(at), self._choice.rows(index)
+        other._recent_BRS, other._recent_actions = self._recent_BRS[at], self._recent_actions[index]
+        other.returns_B, other.running_B = self.returns_B[index], self.running_B[index]
+        other.num_imagined_B = self.num_imagined_B[index]
+        other._frame = None if self._frame is None else self._frame[index]
         return other
 
     def restart(
@@ -199,15 +175,31 @@ class Imagination:
         context_actions: np.ndarray,
         seeds: Sequence[int] | None = None,
     ) -> None:
-        """Begin other episodes in these rows; the others do not notice. To come with clocks of their own."""
-        raise NotImplementedError
+        """Begin other episodes in these rows, as a new `Imagination` would; the others do not notice.
 
-    def frame(self) -> np.ndarray:
-        """The present frame as pixels, uint8 [B, H, W, 3]; every frame since the last call is decoded in one stream."""
-        if self._undecoded:
-            tokens_BTS = torch.stack(self._undecoded, 1)
-            frames = self.model.tokenizer.decode(tokens_BTS, self._num_decoded, self._decoder_cache)
-            self._num_decoded += len(self._undecoded)
-            self._undecoded = []
-            self._frame = frames[:, -1].cpu().numpy()
-        return self._frame
+        Args:
+            rows: their indices, each once.
+            context_frames: uint8 [rows, C, H, W, 3]; C need not be what it was.
+            context_actions: float32 [rows, C - 1, 7].
+            seeds: of what is drawn from now on; None goes on drawing.
+        """
+        index, keep = np.asarray(rows), self._rollout.keep
+        if len(np.unique(index)) != len(index) or len(index) != len(context_frames):
+            raise UserError(
+                f"rows {index.tolist()} restart with {len(context_frames)} contexts",
+                "give each row once, and a context",
+            )
+        at = torch.from_numpy(index).to(self._recent_BRS.device)
+        new = Imagination(
+            self.model, context_frames, context_actions, self._inputs.dataset, self._inputs.control_period_sec,
+            retracing=self._retracing, keep=None if keep is None else keep[:, :, at],
+        )  # fmt: skip
+        self._rollout.put(at, new._rollout)
+        self._recent_BRS[at], self._recent_actions[index] = new._recent_BRS, new._recent_actions
+        for name in ("returns_B", "running_B", "num_imagined_B"):
+            values_B = getattr(self, name).copy()
+            values_B[index] = getattr(new, name)
+            setattr(self, name, values_B)
+        if seeds is not None:
+            self._choice.reseed(rows, seeds)
+        self._frame = None

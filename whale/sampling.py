@@ -3,7 +3,8 @@
 Legend: B episodes, S tokens a frame, V codes.
 """
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -23,15 +24,6 @@ class Sampling(NamedTuple):
     """One for each episode: it decides what is drawn for it, whatever else is in the batch."""
     top_k: int | None = None
     """Draw among the k most likely tokens of each position alone."""
-
-    def check(self, batch: int) -> None:
-        """Raise a UserError unless it suits a batch of that many episodes."""
-        if not self.temperature >= 0 or len(self.seeds) != batch or (self.top_k is not None and self.top_k < 1):
-            raise UserError(
-                f"sampling has temperature {self.temperature}, {len(self.seeds)} seeds for {batch} episodes and top_k "
-                f"{self.top_k}",
-                "give a temperature of 0 or more, one seed for each episode, and a top_k of 1 or more, or none",
-            )
 
 
 def expected_tokens(logits_BSV: Tensor, tokenizer: VideoTokenizer) -> Tensor:
@@ -63,3 +55,40 @@ def sampled_tokens(
     cumulated_BSV = scaled_BSV.softmax(-1).cumsum(-1)
     target_BS1 = uniform_BS.to(logits_BSV.device)[..., None] * cumulated_BSV[..., -1:]
     return torch.searchsorted(cumulated_BSV, target_BS1, right=True)[..., 0]
+
+
+class TokenChoice:
+    """Chooses the tokens of B imagined episodes, each with its own source of draws.
+
+    Raises:
+        UserError: the sampling is not one of B episodes.
+    """
+
+    def __init__(self, sampling: Sampling | None, batch: int):
+        self._sampling, self._generators = sampling, list[torch.Generator]()
+        if sampling is None:
+            return
+        temperature, seeds, top_k = sampling
+        if not (0 <= temperature < float("inf") and len(seeds) == batch and (top_k is None or top_k >= 1)):
+            raise UserError(
+                f"sampling has temperature {temperature}, {len(seeds)} seeds for {batch} episodes, and top_k {top_k}",
+                "give a temperature of 0 or more, one seed for each episode, and a top_k of 1 or more, or none",
+            )
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self, logits_BSV: Tensor, tokenizer: VideoTokenizer) -> Tensor:
+        """Tokens of the next frame, int64 [B, S]."""
+        if self._sampling is None:
+            return expected_tokens(logits_BSV, tokenizer)
+        return sampled_tokens(logits_BSV, self._sampling.temperature, self._generators, self._sampling.top_k)
+
+    def rows(self, index: Iterable[int]) -> "TokenChoice":
+        """For these episodes, in this order, apart from this one: each goes on drawing what it would have drawn."""
+        other = copy.copy(self)
+        other._generators = [self._generators[i].clone_state() for i in index] if self._sampling else []
+        return other
+
+    def reseed(self, rows: Sequence[int], seeds: Sequence[int]) -> None:
+        """Let other seeds decide what is drawn in these rows from now on."""
+        for row, seed in zip(rows, seeds, strict=True):
+            self._generators[row] = torch.Generator().manual_seed(seed)

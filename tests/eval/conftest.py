@@ -66,6 +66,7 @@ class SimulatedImagination:
         self.model, self.world = model, Tabletop(len(states), control_period_sec=control_period_sec)
         self.world.set_state({name: np.concatenate([state[name] for state in states]) for name in states[0]})
         self.rng = np.random.default_rng(len(states))
+        self.returns_B, self.running_B = np.zeros(len(states)), np.ones(len(states))
 
     def step(self, actions):
         noise = self.model.drift * self.rng.normal(size=(len(actions), 2))
@@ -73,6 +74,8 @@ class SimulatedImagination:
         actions[:, :2] += noise.astype(np.float32)
         reward, terminated = self.world.step(actions)
         self.tokens = self.model.encode(self.world.render())
+        self.returns_B = self.returns_B + self.running_B * reward
+        self.running_B = self.running_B * (1.0 - terminated)
         return ImaginedStep(self.tokens, reward, terminated.astype(np.float32))
 
     def frame(self):

@@ -7,7 +7,6 @@ from whale.clips.reader import ClipReader
 from whale.errors import UserError
 from whale.eval import value
 from whale.eval.config import ValueConfig
-from whale.rollout import ImaginedStep
 from whale.sim.policies import SKILLS, TabletopPolicy
 from whale.sim.tabletop import Tabletop
 
@@ -61,26 +60,6 @@ def test_a_bad_imagination_is_told_from_a_good_one(fakes, truth):
     by_name = {figure.name: figure for figure in weak}
     assert by_name["value_pearson_undertrained"].value < 0.95
     assert by_name["value_gap_undertrained"].value > 0.1
-
-
-def test_nothing_is_earned_after_an_imagined_end(truth):
-    """Reward 1 a step, ended with probability 1 at the third: three rewards count, the ending step's among them."""
-
-    class Ends:
-        def __init__(self, context_frames, **_):
-            self.num, self.calls, self.shown = len(context_frames), 0, context_frames[:, -1]
-
-        def frame(self):
-            return self.shown
-
-        def step(self, actions):
-            self.calls += 1
-            ended = np.full(self.num, float(self.calls == 3), np.float32)
-            return ImaginedStep(np.zeros((self.num, 4)), np.ones(self.num, np.float32), ended)
-
-    returns = value.run_imagined(Ends, truth, CONFIG, "test")
-    assert returns.shape == (len(SKILLS), CONFIG.num_starts)
-    np.testing.assert_array_equal(returns, 3.0)
 
 
 def test_start_states_are_drawn_by_the_seed(truth):

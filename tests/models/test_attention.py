@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from whale.models import attention as attention_module
-from whale.models.attention import Attention, FrameCache, attend, attend_fused, attend_written_out, band_mask, rotate
+from whale.models.attention import Attention, attend, attend_fused, attend_written_out, rotate
+from whale.models.frame_cache import band_mask, turns, whole_clip
 
 
 def random_qkv(*shape):
@@ -26,6 +27,10 @@ def plain_attention(q, k, v, allowed):
             for w, j in zip(weights, allowed(t), strict=True):
                 out[m, t] += w / sum(weights) * v[m, j]
     return out
+
+
+def at(start, frames, head_dim):
+    return turns(torch.arange(start, start + frames), head_dim)
 
 
 def turned(x_TH, start):
@@ -48,14 +53,25 @@ def test_banded_attention_equals_the_definition(width):
 
 def test_rotation_equals_complex_numbers():
     x = random_qkv(5, 8)[0]
-    torch.testing.assert_close(rotate(x, 3), turned(x, 3), atol=1e-6, rtol=0)  # angles are float32
+    torch.testing.assert_close(rotate(x, at(3, 5, 8)), turned(x, 3))
+
+
+@pytest.mark.parametrize("start", [10_000, 100_000])
+def test_angles_are_right_at_late_frames(start):
+    """In float32 too: what a query and a key make of each other depends on their distance alone, to rounding."""
+    x, y = random_qkv(1, 8)[:2]
+    torch.testing.assert_close(rotate(x, at(start, 1, 8)), turned(x, start))
+    x, y = x.float(), y.float()
+    early = (rotate(x, at(5, 1, 8)) * rotate(y, at(3, 1, 8))).sum()
+    late = (rotate(x, at(start + 2, 1, 8)) * rotate(y, at(start, 1, 8))).sum()
+    torch.testing.assert_close(late, early, atol=2e-6, rtol=0)
 
 
 @pytest.mark.parametrize("band", [None, 1, 3])
 def test_the_layer_equals_the_definition(band):
     """Projections, norms, rotation, heads and band together, one head of one stream at a time."""
     torch.manual_seed(0)
-    attention, x = Attention(12, 2, band).double(), torch.randn(2, 5, 3, 12, dtype=torch.float64)
+    attention, x = Attention(12, 2, bool(band)).double(), torch.randn(2, 5, 3, 12, dtype=torch.float64)
     for parameter in attention.parameters():
         parameter.requires_grad_(False).normal_()
     streams = x.transpose(1, 2) if band else x  # over frames at each place, or over places in each frame
@@ -76,8 +92,8 @@ def test_the_layer_equals_the_definition(band):
                 seen = (lambda t: range(max(0, t - band + 1), t + 1)) if band else (lambda t, m=length: range(m))
                 heads.append(plain_attention(q[None] / math.sqrt(6), k[None], v[None], seen)[0])
             expected[b, i] = torch.cat(heads, -1) @ attention.out.weight.T
-    got = attention(x, start=4)
-    torch.testing.assert_close(got.transpose(1, 2) if band else got, expected, atol=1e-5, rtol=1e-5)
+    got = attention(x, band_mask(5, 5, band, x.device), at(4, 5, 6)) if band else attention(x)
+    torch.testing.assert_close(got.transpose(1, 2) if band else got, expected)
 
 
 @pytest.mark.parametrize("width", [None, 1, 2])
@@ -105,28 +121,28 @@ def test_more_groups_than_a_kernel_has_room_for(monkeypatch, room):
 
 def test_attention_can_be_differentiated_twice():
     torch.manual_seed(0)
-    attention = Attention(8, 2, band=2).double()
+    attention, sight = Attention(8, 2, temporal=True).double(), whole_clip(3, 2, 4, torch.device("cpu"))
     x = torch.randn(1, 3, 2, 8, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradgradcheck(attention, (x,))
+    assert torch.autograd.gradgradcheck(lambda x: attention(x, sight.mask, sight.turn), (x,))
 
 
 def test_rotation_keeps_length_and_depends_on_distance_only():
     torch.manual_seed(0)
     x, y = torch.randn(1, 8, dtype=torch.float64), torch.randn(1, 8, dtype=torch.float64)
-    torch.testing.assert_close(rotate(x, 5).norm(), x.norm(), atol=1e-6, rtol=0)
-    near = (rotate(x, 7) * rotate(y, 4)).sum()
-    far = (rotate(x, 103) * rotate(y, 100)).sum()
-    torch.testing.assert_close(near, far, atol=1e-4, rtol=0)
-    assert abs(near - (rotate(x, 7) * rotate(y, 5)).sum()) > 1e-3
+    torch.testing.assert_close(rotate(x, at(5, 1, 8)).norm(), x.norm())
+    near = (rotate(x, at(7, 1, 8)) * rotate(y, at(4, 1, 8))).sum()
+    far = (rotate(x, at(103, 1, 8)) * rotate(y, at(100, 1, 8))).sum()
+    torch.testing.assert_close(near, far)
+    assert abs(near - (rotate(x, at(7, 1, 8)) * rotate(y, at(5, 1, 8))).sum()) > 1e-3
 
 
-@pytest.mark.parametrize("chunks", [(7,), (1,) * 7, (3, 1, 3), (2, 5)])
-def test_cached_attention_equals_whole_sequence(chunks):
-    torch.manual_seed(0)
-    attention, x = Attention(16, 2, band=3).double(), torch.randn(2, 7, 16, dtype=torch.float64)
-    cache, parts, start = FrameCache(), [], 0
-    for chunk in chunks:
-        parts.append(attention(x[:, start : start + chunk], start, cache))
-        start += chunk
-    torch.testing.assert_close(torch.cat(parts, 1), attention(x))
-    assert cache.k.shape[-2] == 2  # no more than the band needs
+@pytest.mark.parametrize("frames", [1, 2])
+def test_each_stream_may_have_a_mask_of_its_own(frames):
+    """Both ways, on [B, S, N, T, H] with a mask [B, 1, 1, T, L]."""
+    q = random_qkv(2, 3, 2, frames, 8)[0]
+    k, v = random_qkv(2, 3, 2, 6, 8)[:2]
+    mask = torch.rand(2, 1, 1, frames, 6) < 0.5
+    mask[..., 0] = True
+    expected = torch.stack([F.scaled_dot_product_attention(q[b], k[b], v[b], mask[b, 0, 0], scale=1.0) for b in (0, 1)])
+    torch.testing.assert_close(attend_written_out(q, k, v, mask), expected)
+    torch.testing.assert_close(attend_fused(q, k, v, mask), expected)

@@ -68,11 +68,10 @@ def test_a_rollout_with_one_mask_equals_its_recompute():
     keep = model.dynamics.draw_keep(ClipNoise(0, 0, torch.arange(2)).uniform)
     features = model.action_features(batch)
     z = model.prior(model.behavior.summary(model.codes(batch["tokens"])), features).mean
-    cache = model.dynamics.transformer.new_cache()
-    frames = [
-        model.predict(batch["tokens"][:, t : t + 1], features[:, t : t + 1], z[:, t : t + 1], batch, t, cache, keep)
-        for t in range(8)
-    ]
+    cache, frames = model.dynamics.transformer.new_cache(2), []
+    for t in range(8):
+        one = [x[:, t : t + 1] for x in (batch["tokens"], features, z)]
+        frames.append(model.predict(*one, batch, cache.enter(torch.full((2, 1), t)), keep))
     streamed = torch.cat([frame.logits_BTSV for frame in frames], 1)
     torch.testing.assert_close(streamed, predict(model, batch, keep).logits_BTSV)
 

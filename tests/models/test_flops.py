@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from tiny_model import CARD, random_batch, tiny_config
 from torch.utils.flop_counter import FlopCounterMode
 
-from whale.models.attention import band_mask
 from whale.models.behavior import BehaviorConfig
 from whale.models.dynamics import DynamicsConfig
 from whale.models.flops import forward_flops, imagined_flops, keys_per_query, training_flops
+from whale.models.frame_cache import band_mask
 from whale.models.fsq import FSQConfig
 from whale.models.local_encoder import window_mask
 from whale.models.quantizer import VQConfig
@@ -138,7 +138,8 @@ def test_an_imagined_frame(name):
     needed = 2 * (flops["latent"] - score_flops(model, dynamics.band))
     assert needed - 1 <= latent <= needed + 1 + 4 * dynamics.width  # the control period may enter once or every frame
     _, decode = counted(imagination.frame)
-    scores = 4 * places * tokenizer.width * (tokenizer.decoder_depth * places + tokenizer.decoder_frames)
+    seen, width, depth = tokenizer.decoder_frames, tokenizer.width, tokenizer.decoder_depth
+    scores = 4 * places * width * ((seen + depth - 1) * places + pairs(seen, seen) * seen)
     assert decode == pytest.approx(2 * (flops["decode"] - scores), rel=1e-9)
 
 

@@ -5,7 +5,7 @@ from whale.models.layers import SpatialTemporalBlock, SwiGLU
 
 def test_a_block_has_16_squared_widths():
     width = 96
-    block = SpatialTemporalBlock(width, 4, band=3)
+    block = SpatialTemporalBlock(width, 4)
     matrices = sum(p.numel() for p in block.parameters() if p.ndim == 2)
     assert matrices == 16 * width**2
     assert sum(p.numel() for p in SwiGLU(width).parameters()) == 8 * width**2
@@ -20,7 +20,7 @@ def test_swiglu_is_the_definition():
 
 def test_spatial_attention_stays_inside_its_frame():
     torch.manual_seed(0)
-    block = SpatialTemporalBlock(16, 2, band=None)
+    block = SpatialTemporalBlock(16, 2, has_time=False)
     x = torch.randn(1, 3, 4, 16)
     changed = x.clone()
     changed[0, 1, 2] += 1

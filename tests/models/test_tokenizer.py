@@ -66,15 +66,23 @@ def test_a_reach_needs_layers_to_look_with():
         replace(CONFIG, encoder_reach=1)
 
 
+@pytest.mark.parametrize("depth", [1, 3])
 @pytest.mark.parametrize("config", [CONFIG, FSQ], ids=["vq", "fsq"])
-def test_streaming_decode_equals_whole_clip_decode(config):
-    tokenizer = make(config=config).double()
-    tokens = torch.randint(32, (2, 7, 16))
-    codes = tokenizer.quantizer.codebook_VC[tokens]
-    whole = tokenizer.decode_codes(codes)
-    cache = tokenizer.decoder.new_cache()
-    parts = [tokenizer.decode_codes(codes[:, t : t + 1], t, cache) for t in range(7)]
-    torch.testing.assert_close(torch.cat(parts, 1), whole)
+def test_a_frame_decoded_alone_equals_whole_clip_decode(config, depth):
+    """From its last token frames; at the start of a clip, from those that are there."""
+    tokenizer = make(config=replace(config, decoder_depth=depth)).double()
+    tokens = torch.randint(32, (2, 9, 16), generator=torch.Generator().manual_seed(0))
+    tokens[1] = tokens[1].roll(2, 0)  # the second clip begins at its third frame
+    whole = torch.stack([tokenizer.decode(tokens[:1])[0, :7], tokenizer.decode(tokens[1:, 2:])[0]])
+    padded = torch.nn.functional.pad(tokens, (0, 0, 3, 0))
+    for t in range(7):
+        last = torch.stack([padded[0, t + 1 : t + 4], padded[1, t + 3 : t + 6]])
+        found = tokenizer.decode_last(last, torch.tensor([t + 1, t + 1]))
+        assert torch.equal(found, whole[:, t])
+    mixed = torch.stack([padded[0, 4:7], padded[1, 5:8]])  # clocks of their own
+    found = tokenizer.decode_last(mixed, torch.tensor([4, 1]))
+    assert torch.equal(found[0], whole[0, 3])
+    assert torch.equal(found[1], tokenizer.decode(tokens[1:, 4:5])[0, 0])
 
 
 def test_any_frame_needs_its_last_token_frames_only():

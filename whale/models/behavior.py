@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from whale.actions import ACTION_DIM
 from whale.config import configclass
+from whale.models.frame_cache import Sight
 from whale.models.layers import ResidualSwiGLU, check_heads
-from whale.models.st_transformer import FrameCache, SpatialTemporalTransformer
+from whale.models.st_transformer import SpatialTemporalTransformer
 
 
 @configclass
@@ -93,15 +94,13 @@ class Behavior(nn.Module):
         mean, log_std = out.to(self.log_std_A.dtype).chunk(2, -1)
         return Gaussian(mean, log_std.clamp(-5, 2))
 
-    def infer_prior(
-        self, summary_BTD: Tensor, previous_BTF: Tensor, start: int = 0, cache: list[FrameCache] | None = None
-    ) -> Gaussian:
+    def infer_prior(self, summary_BTD: Tensor, previous_BTF: Tensor, sight: Sight | None = None) -> Gaussian:
         """p(z | tau_h) for every h: frames up to h and the actions before it, [B, T, Z]; causal and banded.
 
         `previous_BTF` holds the features of the action before each frame, zero before the first.
         """
         x_BTD = summary_BTD + self.action_in(previous_BTF)
-        return self._gaussian(self.prior_out(self.prior(x_BTD[:, :, None], start, cache)[:, :, 0]))
+        return self._gaussian(self.prior_out(self.prior(x_BTD[:, :, None], sight)[:, :, 0]))
 
     def infer_posterior(self, summary_BTD: Tensor, actions_BTF: Tensor, valid_BT: Tensor) -> Gaussian:
         """q(z | tau_H) of the segment, [B, Z]: a mean over its steps (o_t, a_t) in any order, padding left out."""

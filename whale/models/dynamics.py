@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from whale.actions import ACTION_DIM, ActionStatus
 from whale.clips.clip import ActionType
 from whale.config import configclass
+from whale.models.frame_cache import Sight
 from whale.models.layers import LocalStem, RMSNorm, SwiGLU, check_heads, full_precision
-from whale.models.st_transformer import FrameCache, SpatialTemporalTransformer
+from whale.models.st_transformer import SpatialTemporalTransformer
 
 ACTION_FEATURES = ACTION_DIM * (1 + len(ActionStatus)) + len(ActionType)
 
@@ -141,13 +142,17 @@ class Dynamics(nn.Module):
         tokens_BTS: Tensor,
         codes_BTSC: Tensor,
         x_BTRD: Tensor,
-        start: int = 0,
-        cache: list[FrameCache] | None = None,
+        sight: Sight | None = None,
         keep_K3BD: Tensor | None = None,
     ) -> Prediction:
-        """Predict frame t+1 at every t; with a cache, x continues a stream at frame `start`; `keep` of `draw_keep`."""
-        h_BTRD = self.transformer(x_BTRD, start, cache, keep_K3BD)
-        return self.read_out(codebook_VC, tokens_BTS, codes_BTSC, h_BTRD)
+        """Predict frame t+1 at every t of a clip, or of frames that see by `sight`; `keep` of `draw_keep`."""
+        return self.read_out(codebook_VC, tokens_BTS, codes_BTSC, self.look(x_BTRD, sight, keep_K3BD))
+
+    def look(self, x_BTRD: Tensor, sight: Sight | None = None, keep_K3BD: Tensor | None = None) -> Tensor:
+        """The transformer, [B, T, R, D] -> [B, T, R, D]; it may be in a shorter type than all around it."""
+        inner = self.transformer.norm.weight.dtype
+        h_BTRD: Tensor = self.transformer(x_BTRD.to(inner), sight, keep_K3BD)
+        return h_BTRD if inner == x_BTRD.dtype else h_BTRD.to(x_BTRD.dtype)
 
     def read_out(self, codebook_VC: Tensor, tokens_BTS: Tensor, codes_BTSC: Tensor, h_BTRD: Tensor) -> Prediction:
         """The heads, on what the transformer gives."""

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from whale.models.attention import Attention, FrameCache
+from whale.models.attention import Attention
+from whale.models.frame_cache import Remember
 from whale.models.norm import RMSNorm
 
 
@@ -75,27 +76,36 @@ class LocalStem(nn.Module):
 class SpatialTemporalBlock(nn.Module):
     """Attention inside each frame, causal banded attention at each position over frames, then a feed-forward layer.
 
-    A frame costs O(S^2 + S W). `band=None` leaves the temporal half out, `has_space=False` the spatial half.
+    A frame costs O(S^2 + S W). Either half may be left out.
     """
 
-    def __init__(self, width: int, heads: int, band: int | None, has_space: bool = True):
+    def __init__(self, width: int, heads: int, has_time: bool = True, has_space: bool = True):
         super().__init__()
         if has_space:
             self.norm_spatial, self.spatial = RMSNorm(width), Attention(width, heads)
         self.has_space = has_space
-        if band is not None:
-            self.norm_temporal, self.temporal = RMSNorm(width), Attention(width, heads, band)
-        self.has_time = band is not None
+        if has_time:
+            self.norm_temporal, self.temporal = RMSNorm(width), Attention(width, heads, temporal=True)
+        self.has_time = has_time
         self.norm_mlp, self.mlp = RMSNorm(width), SwiGLU(width)
 
     def forward(
-        self, x_BTSD: Tensor, start: int = 0, cache: FrameCache | None = None, keep_3BD: Tensor | None = None
+        self,
+        x_BTSD: Tensor,
+        mask: Tensor | None = None,
+        turn: Tensor | None = None,
+        remember: Remember | None = None,
+        keep_3BD: Tensor | None = None,
     ) -> Tensor:
-        """[B, T, S, D] -> [B, T, S, D]; `keep_3BD` scales the channels of what each layer adds (dropout)."""
+        """[B, T, S, D] -> [B, T, S, D].
+
+        The temporal half sees by `mask`, `turn` and `remember` of a `Sight`; `keep_3BD` scales the channels of what
+        each layer adds (dropout).
+        """
         if self.has_space:
             x_BTSD = x_BTSD + _dropped(self.spatial(self.norm_spatial(x_BTSD)), keep_3BD, 0)
         if self.has_time:
-            x_BTSD = x_BTSD + _dropped(self.temporal(self.norm_temporal(x_BTSD), start, cache), keep_3BD, 1)
+            x_BTSD = x_BTSD + _dropped(self.temporal(self.norm_temporal(x_BTSD), mask, turn, remember), keep_3BD, 1)
         return x_BTSD + _dropped(self.mlp(self.norm_mlp(x_BTSD)), keep_3BD, 2)
 
 

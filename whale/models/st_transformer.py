@@ -1,10 +1,11 @@
-"""A stack of spatial-temporal blocks with one cache per layer."""
+"""A stack of spatial-temporal blocks."""
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from whale.models.layers import FrameCache, RMSNorm, SpatialTemporalBlock
+from whale.models.frame_cache import FrameCache, Sight, whole_clip
+from whale.models.layers import RMSNorm, SpatialTemporalBlock
 
 
 class SpatialTemporalTransformer(nn.Module):
@@ -18,33 +19,33 @@ class SpatialTemporalTransformer(nn.Module):
         self, width: int, heads: int, depth: int, band: int, temporal_depth: int | None = None, has_space: bool = True
     ):
         super().__init__()
-        timed = depth if temporal_depth is None else temporal_depth
-        self.blocks = nn.ModuleList(
-            SpatialTemporalBlock(width, heads, band if i < timed else None, has_space) for i in range(depth)
-        )
+        self.band, self.head_dim = band, width // heads
+        self.timed = depth if temporal_depth is None else temporal_depth
+        self.blocks = nn.ModuleList(SpatialTemporalBlock(width, heads, i < self.timed, has_space) for i in range(depth))
         self.norm = RMSNorm(width)
         self.recompute = False
 
-    def new_cache(self) -> list[FrameCache]:
-        """An empty cache for a stream of frames."""
-        return [FrameCache() for _ in self.blocks]
+    def new_cache(self, batch: int, back: int = 0, copies: int = 0) -> FrameCache:
+        """An empty cache for streams of frames; see there."""
+        return FrameCache(batch, self.band, self.head_dim, self.norm.weight.device, back, copies)
 
     def forward(
-        self,
-        x_BTSD: Tensor,
-        start: int = 0,
-        cache: list[FrameCache] | None = None,
-        keep_K3BD: Tensor | None = None,
+        self, x_BTSD: Tensor, sight: Sight | None = None, keep_K3BD: Tensor | None = None, last: bool = False
     ) -> Tensor:
-        """[B, T, S, D] -> [B, T, S, D]; with a cache, x continues the stream at frame `start`.
+        """[B, T, S, D] -> [B, T, S, D]: a clip from its first frame on, or frames that see by `sight`.
 
-        `keep_K3BD` scales the channels of what each layer of each of the K blocks adds.
+        `keep_K3BD` scales the channels of what each layer of each of the K blocks adds. With `last`, of the last frame
+        only, [B, 1, S, D]: blocks that do not look back are spared the others.
         """
+        sight = sight or whole_clip(x_BTSD.shape[1], self.band, self.head_dim, x_BTSD.device)
         recompute = self.recompute and self.training and torch.is_grad_enabled()
         for i, block in enumerate(self.blocks):
-            arguments = (x_BTSD, start, cache[i] if cache else None, None if keep_K3BD is None else keep_K3BD[i])
+            if last and i == self.timed:
+                x_BTSD = x_BTSD[:, -1:]
+            keep = None if keep_K3BD is None else keep_K3BD[i]
+            arguments = (x_BTSD, sight.mask, sight.turn, sight.of_layer(i), keep)
             if recompute:  # nothing in a block draws random numbers
                 x_BTSD = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)
             else:
                 x_BTSD = block(*arguments)
-        return self.norm(x_BTSD)
+        return self.norm(x_BTSD[:, -1:] if last else x_BTSD)

@@ -2,8 +2,8 @@
 
 The encoder is frame-wise and, unless it is given a reach, patch-local: a token is a pure function of its own patch, so
 any clip start gives the same tokens, and a token never flips where its pixels stand still. The decoder sees the last R
-token frames (one block with temporal attention of band R, then spatial blocks), so decoding streams and any frame needs
-R token frames only.
+token frames (one block with temporal attention of band R, then spatial blocks), so any frame needs R token frames
+only.
 
 Legend: B batch, T frames, S tokens a frame (G x G grid), C code dim, D width, P = 3 p^2 values a patch.
 """
@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from whale.config import configclass
+from whale.models.frame_cache import Sight, band_mask, turns
 from whale.models.fsq import FiniteScalarQuantizer, FSQConfig
-from whale.models.layers import FrameCache, LocalStem, ResidualSwiGLU, check_heads, full_precision
+from whale.models.layers import LocalStem, ResidualSwiGLU, check_heads, full_precision
 from whale.models.local_encoder import LocalEncoder
 from whale.models.quantizer import VectorQuantizer, VQConfig
 from whale.models.st_transformer import SpatialTemporalTransformer
@@ -137,17 +138,34 @@ class VideoTokenizer(PretrainedModel):
             x_NSC = self.encode_patches(self.patchify(frames_NHW3))
         return self.quantizer.nearest(x_NSC.flatten(0, 1)).view(x_NSC.shape[:2])
 
-    def decode_codes(self, codes_BTSC: Tensor, start: int = 0, cache: list[FrameCache] | None = None) -> Tensor:
-        """Code vectors [B, T, S, C] -> patches [B, T, S, P]; with a cache, continues a stream at frame `start`."""
-        x_BTSD = self.code_to_width(codes_BTSC) + self.position_SD
-        return self.code_to_patch(codes_BTSC) + self.width_to_patch(self.decoder(x_BTSD, start, cache))
+    def decode_codes(self, codes_BTSC: Tensor, sight: Sight | None = None, last: bool = False) -> Tensor:
+        """Code vectors [B, T, S, C] -> patches [B, T, S, P], or [B, 1, S, P] of the last frame only."""
+        h_BTSD = self.decoder(self.code_to_width(codes_BTSC) + self.position_SD, sight, last=last)
+        return self.code_to_patch(codes_BTSC[:, -h_BTSD.shape[1] :]) + self.width_to_patch(h_BTSD)
+
+    def to_frames(self, patches_BTSP: Tensor) -> Tensor:
+        """Patches [B, T, S, P] -> frames uint8 [B, T, H, W, 3]."""
+        frames = self.unpatchify(patches_BTSP.flatten(0, 1)).round().clamp(0, 255).to(torch.uint8)
+        return frames.unflatten(0, patches_BTSP.shape[:2])
 
     @torch.no_grad()
-    def decode(self, tokens_BTS: Tensor, start: int = 0, cache: list[FrameCache] | None = None) -> Tensor:
+    def decode(self, tokens_BTS: Tensor) -> Tensor:
         """Tokens int64 [B, T, S] -> frames uint8 [B, T, H, W, 3]."""
-        patches_BTSP = self.decode_codes(self.quantizer.codebook_VC[tokens_BTS], start, cache)
-        frames = self.unpatchify(patches_BTSP.flatten(0, 1)).round().clamp(0, 255).to(torch.uint8)
-        return frames.unflatten(0, tokens_BTS.shape[:2])
+        return self.to_frames(self.decode_codes(self.quantizer.codebook_VC[tokens_BTS]))
+
+    @torch.no_grad()
+    def decode_last(self, tokens_BRS: Tensor, num_frames_B: Tensor) -> Tensor:
+        """The last of R token frames, of which only the last `num_frames_B` are there: uint8 [B, H, W, 3].
+
+        It is what `decode` makes of it in its clip: the decoder looks R frames back, and at distances only.
+        """
+        frames, device = tokens_BRS.shape[1], tokens_BRS.device
+        there_BR = torch.arange(frames, device=device) >= frames - num_frames_B[:, None]
+        mask_BRR = band_mask(frames, frames, self.decoder.band, device) & there_BR[:, None]
+        mask_BRR |= torch.eye(frames, dtype=torch.bool, device=device)  # so that a frame that is not there sees one
+        turn = turns(torch.arange(frames, device=device), self.decoder.head_dim)
+        codes_BRSC = self.quantizer.codebook_VC[tokens_BRS]
+        return self.to_frames(self.decode_codes(codes_BRSC, Sight(turn, mask_BRR[:, None, None]), last=True))[:, 0]
 
     @property
     def num_codes(self) -> int:

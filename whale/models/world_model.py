@@ -16,7 +16,7 @@ from whale.config import configclass
 from whale.models.behavior import Behavior, BehaviorConfig, Gaussian
 from whale.models.dataset_card import DatasetCard
 from whale.models.dynamics import ACTION_FEATURES, Dynamics, DynamicsConfig, Prediction, action_features
-from whale.models.st_transformer import FrameCache
+from whale.models.frame_cache import Sight
 from whale.models.tokenizer import TokenizerConfig, VideoTokenizer
 from whale.pretrained import PretrainedModel
 
@@ -78,14 +78,17 @@ class WorldModel(PretrainedModel):
         previous_BTF = torch.cat([torch.zeros_like(action_BTF[:, :1]), action_BTF[:, :-1]], 1)
         return self.behavior.infer_prior(summary_BTD, previous_BTF)
 
+    def embed(self, codes_BTSC: Tensor, action_BTF: Tensor, z_BTZ: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Inputs of the dynamics' transformer, [B, T, S + 1, D]; `batch` as in `predict`."""
+        return self.dynamics.embed(codes_BTSC, action_BTF, z_BTZ, batch["control_period_sec"], batch["embodiment"])
+
     def predict(
         self,
         tokens_BTS: Tensor,
         action_BTF: Tensor,
         z_BTZ: Tensor,
         batch: dict[str, Tensor],
-        start: int = 0,
-        cache: list[FrameCache] | None = None,
+        sight: Sight | None = None,
         keep: Tensor | None = None,
         codes: Tensor | None = None,
     ) -> Prediction:
@@ -95,10 +98,9 @@ class WorldModel(PretrainedModel):
         `codes` [B, T, S, C] stand in for those of the tokens: the same with noise, say.
         """
         codes_BTSC = self.codes(tokens_BTS) if codes is None else codes
-        period_B, embodiment_B = batch["control_period_sec"], batch["embodiment"]
-        x_BTRD = self.dynamics.embed(codes_BTSC, action_BTF, z_BTZ, period_B, embodiment_B)
+        x_BTRD = self.embed(codes_BTSC, action_BTF, z_BTZ, batch)
         codebook_VC = self.tokenizer.quantizer.codebook_VC
-        return self.dynamics(codebook_VC, tokens_BTS, codes_BTSC, x_BTRD, start, cache, keep)
+        return self.dynamics(codebook_VC, tokens_BTS, codes_BTSC, x_BTRD, sight, keep)
 
     def scale_reward(self, batch: dict[str, Tensor]) -> Tensor:
         """Rewards [B, T] in units of their dataset's standard deviation around its mean."""

@@ -18,6 +18,7 @@ from whale.objectives.dynamics_loss import DynamicsLossConfig, clip_counts, dyna
 from whale.objectives.noise import NO_NOISE
 from whale.ranks import total
 from whale.sampling import expected_tokens
+from whale.token_rollout import TokenRollout
 
 FOLLOWING = "action_following"
 QUIET = DynamicsLossConfig(noise=NO_NOISE)
@@ -92,16 +93,14 @@ def add_predictions(model: WorldModel, batch: dict[str, Tensor], tally: Tally) -
 
 def imagine(model: WorldModel, context_BCS: Tensor, action_BTF: Tensor, batch: dict[str, Tensor]) -> Tensor:
     """Context tokens and what follows from features of actions, int64 [B, T, S]: prior mean and expected tokens."""
-    caches = model.behavior.prior.new_cache(), model.dynamics.transformer.new_cache()
-    previous_BTF = torch.cat([torch.zeros_like(action_BTF[:, :1]), action_BTF[:, :-1]], 1)
-    frames, start = [context_BCS], 0
-    for end in range(context_BCS.shape[1], action_BTF.shape[1]):
-        tokens, span = frames[-1], slice(start, end)
-        summary = model.behavior.summary(model.codes(tokens))
-        z = model.behavior.infer_prior(summary, previous_BTF[:, span], start, caches[0]).mean
-        out = model.predict(tokens, action_BTF[:, span], z, batch, start, caches[1])
-        frames.append(expected_tokens(out.logits_BTSV[:, -1], model.tokenizer)[:, None])
-        start = end
+    rollout, present = TokenRollout(model, batch), context_BCS.shape[1] - 1
+    if present:
+        rollout.begin(context_BCS[:, :present], action_BTF[:, :present])
+    frames = [context_BCS]
+    for t in range(present, action_BTF.shape[1] - 1):
+        logits_BTSV = rollout.predict(frames[-1][:, -1:], action_BTF[:, t : t + 1]).logits_BTSV
+        rollout.advance(action_BTF[:, t])
+        frames.append(expected_tokens(logits_BTSV[:, 0], model.tokenizer)[:, None])
     return torch.cat(frames, 1)
 
 
