@@ -4,9 +4,9 @@
 
 Observation: the imagined frame, uint8 [H, W, 3]. Action: float32 [7] in physical units, within
 `whale.episodes.action_range`. Reward: the model's expectation. `reset(seed=..., options={"episode": name})` begins as a
-recorded episode does; the seed draws which, and what is drawn later. `info`: `episode`, `instruction`, `step`, `tokens`
-(int64 [S]) of the frame; after a step also `termination_probability`; with retracing `uncertainty` (the parts of
-`whale.uncertainty.Uncertainty`), with a calibration `expected_error` (grey levels).
+recorded episode does; the seed draws which, and what is drawn later. `info`: `episode_id`, `instruction`, `step`,
+`tokens` (int64 [S]) of the frame; after a step also `termination_probability`; with retracing `uncertainty` (the parts
+of `whale.uncertainty.Uncertainty`), with a calibration `expected_error` (grey levels).
 
 Importing this file loads Gymnasium, as no other does: a subclass needs its base.
 """
@@ -27,8 +27,6 @@ from whale.models.world_model import WorldModel
 
 __all__ = ["EnvConfig", "WorldModelEnv", "WorldModelVectorEnv"]
 
-RENDER_MODES = ["rgb_array"]
-
 
 def _spaces(episodes: ImaginedEpisodes) -> tuple[Box, Box]:
     """Of one episode's observations and actions."""
@@ -37,7 +35,7 @@ def _spaces(episodes: ImaginedEpisodes) -> tuple[Box, Box]:
 
 
 def _metadata(episodes: ImaginedEpisodes) -> dict[str, Any]:
-    return {"render_modes": RENDER_MODES, "render_fps": round(1 / episodes.card.control_period_sec)}
+    return {"render_modes": ["rgb_array"], "render_fps": round(1 / episodes.control_period_sec)}
 
 
 def _ended(which: Any) -> UserError:
@@ -51,8 +49,6 @@ def _each(value: Any, num: int) -> list[Any]:
 
 class WorldModelEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     """One imagined episode at a time; arguments and errors are those of `whale.episodes.ImaginedEpisodes`."""
-
-    metadata: dict[str, Any] = {"render_modes": RENDER_MODES}  # noqa: RUF012 - as in the base class
 
     def __init__(self, model: WorldModel, config: EnvConfig, render_mode: str | None = None):
         self._episodes = ImaginedEpisodes(model, config, 1)
@@ -132,8 +128,8 @@ class WorldModelVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def _begin(self, mask: np.ndarray, names: Sequence[str | None] | None = None) -> None:
         rows = np.flatnonzero(mask).tolist()
         if rows:
-            generators = [self._generators[row] for row in rows]
-            self._episodes.begin(rows, generators, [names[row] if names else None for row in rows])
+            names = [names[row] if names else None for row in rows]
+            self._episodes.begin(rows, [self._generators[row] for row in rows], names)
 
     def _infos(self, mask: np.ndarray, infos: dict[str, Any] | None = None) -> dict[str, Any]:
         """Arrays [num_envs, ...], and under `_<name>` which rows have one, as Gymnasium gives them."""

@@ -9,20 +9,21 @@ from typing import Any
 
 import numpy as np
 
+from whale.action_inputs import ActionInputs
 from whale.actions import ACTION_NAMES, ActionStatus
 from whale.calibration import Calibration, calibration_for
-from whale.clips.clip import ActionType
+from whale.clips.clip import ActionType, ClipInfo
 from whale.config import configclass
 from whale.errors import UserError
 from whale.models.dataset_card import DatasetCard
 from whale.models.world_model import WorldModel
 from whale.rollout import Imagination
 from whale.sampling import Sampling
-from whale.starts import RecordedStarts, Start
+from whale.starts import RecordedStarts
 from whale.uncertainty import Retracing
 
 RANGE = 1.5
-"""How far actions may go, in 1 % and 99 % quantiles of the data: farther off the model has seen next to nothing."""
+"""How far actions may go, times the 1 % and 99 % quantiles of the data: the model has seen next to nothing beyond."""
 
 
 @configclass
@@ -39,8 +40,6 @@ class EnvConfig:
     """Imagined frames after which an episode is truncated."""
     temperature: float | None = None
     """Draw the tokens of imagined frames, 0 the most likely ones; without it, the expected ones are taken."""
-    top_k: int | None = None
-    """Draw among the so many most likely tokens of each position only."""
     retracing: Retracing | None = None
     """Estimate the uncertainty of every imagined frame."""
     max_error: float | None = None
@@ -48,15 +47,14 @@ class EnvConfig:
 
     def __post_init__(self) -> None:
         """Check what does not fit together."""
-        if self.horizon < 1:
-            raise ValueError(f"horizon is {self.horizon}, and must be at least 1")
-        if self.top_k is not None and self.temperature is None:
-            raise ValueError("top_k says how to draw tokens: give a temperature too")
-        if self.max_error is not None and self.retracing is None:
+        if self.horizon < 1 or self.context_frames < 1:
+            raise ValueError("horizon and context_frames must be at least 1")
+        if self.retracing is not None and self.retracing.every != 1:
+            raise ValueError("retracing.every must be 1: episodes side by side begin at times of their own")
+        if self.retracing is not None and self.context_frames <= (back := max(self.retracing.steps)):
+            raise ValueError(f"retracing goes {back} frames back: context_frames must be at least {back + 1}")
+        if self.retracing is None and self.max_error is not None:
             raise ValueError("max_error is held against the uncertainty: give retracing too")
-        needed = 1 if self.retracing is None else max(self.retracing.steps) + 1
-        if self.context_frames < needed:
-            raise ValueError(f"context_frames is {self.context_frames}, and must be at least {needed}")
 
 
 def action_range(card: DatasetCard) -> tuple[np.ndarray, np.ndarray]:
@@ -74,44 +72,32 @@ def action_range(card: DatasetCard) -> tuple[np.ndarray, np.ndarray]:
 
 
 class ImaginedEpisodes:
-    """N imagined episodes.
+    """N imagined episodes; `running` bool [N] says which have begun and not ended.
 
     Args:
         model: the world model, in eval mode.
         config: what to imagine.
-        num_episodes: N.
-
-    `running` bool [N] says which have begun and not ended.
+        num: N.
 
     Raises:
-        UserError: the model does not know the dataset, its frames are of another size, no episode is long enough, or
-            `max_error` is given and the model has no calibration.
+        UserError: the model does not know the dataset, no episode is long enough, or `max_error` is given and the model
+            has no calibration that fits.
     """
 
-    def __init__(self, model: WorldModel, config: EnvConfig, num_episodes: int):
+    def __init__(self, model: WorldModel, config: EnvConfig, num: int):
         self.model, self.config = model, config
         self.starts = RecordedStarts(config.clips, config.split, config.context_frames)
-        self.dataset = self.starts.reader.manifest.dataset
-        if self.dataset not in model.config.datasets:
-            raise UserError(
-                f"{config.clips} holds {self.dataset!r}; the model knows {sorted(model.config.datasets)}",
-                "give clips of one of these, or adapt the model to the new data with `whale finetune world_model`",
-            )
-        size, found = model.config.tokenizer.image_px, self.starts.read(self.starts.names[0]).frames.shape[1:3]
-        if found != (size, size):
-            raise UserError(
-                f"{config.clips} has frames of {found[0]} x {found[1]} pixels, the model takes {size} x {size}",
-                "give clips converted to the model's size",
-            )
-        self.card = model.config.datasets[self.dataset]
-        self.low, self.high = action_range(self.card)
-        self._actuated = np.array([status == ActionStatus.ACTUATED for status in self.card.action_status])
+        first = self.starts.read(self.starts.names[0]).info
+        inputs = ActionInputs(model, self.starts.reader.manifest.dataset, first.control_period_sec)
+        self.dataset, self.control_period_sec = inputs.dataset, inputs.control_period_sec
+        self.low, self.high = action_range(inputs.card)
+        self._actuated = np.array([status == ActionStatus.ACTUATED for status in inputs.card.action_status])
         self._calibration = self._find_calibration()
         self._imagination: Imagination | None = None
-        self._begun: list[Start | None] = [None] * num_episodes
-        self._tokens = np.zeros((num_episodes, model.config.tokenizer.tokens_per_frame), np.int64)
-        self._num_steps, self._uncertainty = np.zeros(num_episodes, np.int64), np.zeros(num_episodes)
-        self.running = np.zeros(num_episodes, bool)
+        self._infos: list[ClipInfo] = [first] * num
+        self._tokens = np.zeros((num, model.config.tokenizer.tokens_per_frame), np.int64)
+        self._num_steps, self._uncertainty = np.zeros(num, np.int64), np.zeros(num)
+        self.running = np.zeros(num, bool)
 
     def _find_calibration(self) -> Calibration | None:
         """The one that fits; only `max_error` cannot do without."""
@@ -127,30 +113,30 @@ class ImaginedEpisodes:
     def begin(
         self, rows: Sequence[int], generators: Sequence[np.random.Generator], names: Sequence[str | None]
     ) -> None:
-        """Begin other episodes in these rows; each is drawn from its generator, unless it is named.
+        """Begin other episodes in these rows, each as the recorded one of its name, or as one that is drawn.
 
-        The generator is read alike in both cases, and decides what is drawn later: one at the same point gives the
-        same episode, in any row.
+        A generator decides which, and what is drawn later: one at the same point gives the same episode in any row.
 
         Raises:
             UserError: there is no recorded episode of that name.
         """
         drawn = [(int(g.integers(len(self.starts.names))), int(g.integers(2**63))) for g in generators]
-        seeds = [seed for _, seed in drawn]
-        starts = [self.starts.read(name or self.starts.names[i]) for name, (i, _) in zip(names, drawn, strict=True)]
-        frames, actions = (np.stack([getattr(start, part) for start in starts]) for part in ("frames", "actions"))
-        if len(rows) == len(self._begun):
-            config, temperature = self.config, self.config.temperature
-            sampling = None if temperature is None else Sampling(temperature, seeds, config.top_k)
-            period = self.card.control_period_sec
+        found = [self.starts.names[i] if name is None else name for name, (i, _) in zip(names, drawn, strict=True)]
+        clips, seeds = [self.starts.read(name) for name in found], [seed for _, seed in drawn]
+        context = self.config.context_frames
+        frames = np.stack([clip.frames[:context] for clip in clips if clip.frames is not None])
+        actions = np.stack([clip.actions[: context - 1] for clip in clips])
+        sampling = None if self.config.temperature is None else Sampling(self.config.temperature, seeds)
+        if len(rows) == len(self.running):
             self._imagination = Imagination(
-                self.model, frames, actions, self.dataset, period, sampling, config.retracing
+                self.model, frames, actions, self.dataset, self.control_period_sec, sampling, self.config.retracing
             )
+        elif self._imagination is None:
+            raise UserError("no episode has begun", "let the first reset be of all episodes")
         else:
-            assert self._imagination is not None
-            self._imagination.restart(rows, frames, actions, None if self.config.temperature is None else seeds)
-        for row, start in zip(rows, starts, strict=True):
-            self._begun[row] = start
+            self._imagination.restart(rows, frames, actions, seeds if sampling else None)
+        for row, clip in zip(rows, clips, strict=True):
+            self._infos[row] = clip.info
         self._tokens[rows] = self.model.encode(frames[:, -1])
         self._num_steps[rows], self._uncertainty[rows], self.running[rows] = 0, 0, True
 
@@ -161,7 +147,7 @@ class ImaginedEpisodes:
         actions give the same episode. It is truncated at the horizon, and where its expected error exceeds `max_error`.
 
         Args:
-            actions: float [N, 7], physical units.
+            actions: [N, 7], physical units.
 
         Returns:
             Reward float32 [N] (0 where none runs), terminated bool [N], truncated bool [N].
@@ -171,61 +157,57 @@ class ImaginedEpisodes:
         """
         if self._imagination is None:
             raise UserError("no episode has begun", "call reset first")
-        self._step = self._imagination.step(self._checked(actions))
-        self._tokens = self._step.tokens.copy()
+        step = self._imagination.step(self._checked(actions))
+        self._tokens, self._terminated = step.tokens.copy(), step.terminated.astype(np.float32)
         self._num_steps[self.running] += 1
-        self._error = self._expected_error()
-        reward = np.where(self.running, self._step.reward, 0).astype(np.float32)
-        terminated = self.running & (self._step.terminated > 0.5)
+        terminated = self.running & (self._terminated > 0.5)
         truncated = self.running & (self._num_steps >= self.config.horizon)
-        if self.config.max_error is not None and self._error is not None:
-            truncated |= self.running & (self._error > self.config.max_error)
+        self._parts = {}
+        if step.uncertainty is not None:
+            self._parts = {name: value.cpu().numpy() for name, value in step.uncertainty._asdict().items()}
+        if self._calibration is not None:
+            self._uncertainty += self._calibration.of_step(step.uncertainty)
+            self._error = self._calibration.expected_error(self._uncertainty)
+            if self.config.max_error is not None:
+                truncated |= self.running & (self._error > self.config.max_error)
+        reward = np.where(self.running, step.reward, 0).astype(np.float32)
         self.running &= ~(terminated | truncated)
         return reward, terminated, truncated
-
-    def _expected_error(self) -> np.ndarray | None:
-        """Of the present frames, float32 [N] in grey levels; None without a calibration."""
-        if self._calibration is None:
-            return None
-        self._uncertainty += self._calibration.of_step(self._step.uncertainty)
-        return self._calibration.expected_error(self._uncertainty)
 
     def _checked(self, actions: np.ndarray) -> np.ndarray:
         """The actions that are fed: float32, 0 where not actuated and where no episode runs."""
         values = np.asarray(actions)
         if values.shape != (len(self.running), 7) or values.dtype.kind not in "fiu":
             raise UserError(
-                f"actions are {values.dtype} of shape {values.shape}, need numbers of shape {(len(self.running), 7)}",
-                f"give {', '.join(ACTION_NAMES)} for each of the {len(self.running)} episodes",
+                f"actions are {values.dtype} of shape {values.shape}",
+                f"give numbers of shape {(len(self.running), 7)}: {', '.join(ACTION_NAMES)} of each episode",
             )
         values = values.astype(np.float32)
         wrong = self.running[:, None] & ~((self.low <= values) & (values <= self.high))  # so written, NaN is wrong
         if wrong.any():
-            row, dim = np.argwhere(wrong)[0]
+            row, i = np.argwhere(wrong)[0]
             raise UserError(
-                f"the action of episode {row} has {ACTION_NAMES[dim]} = {values[row, dim]:g}, outside of "
-                f"{self.low[dim]:g} to {self.high[dim]:g}",
+                f"the action of episode {row} has {ACTION_NAMES[i]} = {values[row, i]:g}, outside of "
+                f"{self.low[i]:g} to {self.high[i]:g}",
                 "give physical units (m, rad; gripper 0 to 1), or clip to the action space: "
                 "np.clip(action, env.action_space.low, env.action_space.high)",
             )
         return np.where(self.running[:, None] & self._actuated, values, np.float32(0))
 
     def frames(self) -> np.ndarray:
-        """The present frames as the tokenizer decodes them, uint8 [N, H, W, 3], yours to change."""
+        """The present frames as the tokenizer decodes them, uint8 [N, H, W, 3], the caller's own."""
         assert self._imagination is not None
         return self._imagination.frame().copy()
 
     def info(self, row: int) -> dict[str, Any]:
-        """What is known of an episode's present frame, after a step with the model's word on it."""
-        start, steps = self._begun[row], int(self._num_steps[row])
-        assert start is not None
-        info: dict[str, Any] = {"episode": start.episode, "instruction": start.instruction, "step": steps}
+        """What is known of an episode's present frame; `whale.env` lists it."""
+        recorded, steps = self._infos[row], int(self._num_steps[row])
+        info: dict[str, Any] = {"episode_id": recorded.episode, "instruction": recorded.instruction, "step": steps}
         info["tokens"] = self._tokens[row].copy()
         if steps:
-            info["termination_probability"] = float(np.float32(self._step.terminated[row]))
-            if self._step.uncertainty is not None:
-                parts = self._step.uncertainty._asdict()
-                info["uncertainty"] = {name: value[row].cpu().numpy()[()] for name, value in parts.items()}
-            if self._error is not None:
+            info["termination_probability"] = float(self._terminated[row])
+            if self._parts:
+                info["uncertainty"] = {name: value[row].copy() for name, value in self._parts.items()}
+            if self._calibration is not None:
                 info["expected_error"] = float(self._error[row])
         return info

@@ -6,7 +6,6 @@ goes wrong in it from whoever calls it.
 """
 
 import importlib
-import math
 import queue
 import threading
 import weakref
@@ -63,13 +62,14 @@ def load_policy(spec: str, seeds: Sequence[int], image_px: int = 64) -> Policy:
     return policy
 
 
-def _serve(policy: Policy, asked: "queue.SimpleQueue[Any]", answered: "queue.SimpleQueue[Any]") -> None:
+def _serve(policy: Policy, asked: "queue.SimpleQueue[Any]") -> None:
     """Answer images with actions, or with what was raised, until None is asked."""
-    while (images := asked.get()) is not None:
+    while (question := asked.get()) is not None:
+        images, answer = question
         try:
-            answered.put(policy.act(images))
+            answer.put(policy.act(images))
         except BaseException as error:
-            answered.put(error)
+            answer.put(error)
 
 
 class GuardedPolicy:
@@ -89,8 +89,7 @@ class GuardedPolicy:
         self.name, self.limit_sec, self.step = name, limit_sec, 0
         self._hung_at: int | None = None
         self._asked: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._answered: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        threading.Thread(target=_serve, args=(policy, self._asked, self._answered), name=name, daemon=True).start()
+        threading.Thread(target=_serve, args=(policy, self._asked), name=name, daemon=True).start()
         weakref.finalize(self, self._asked.put, None).atexit = False
 
     def act(self, images: np.ndarray) -> np.ndarray:
@@ -102,9 +101,10 @@ class GuardedPolicy:
         """
         if self._hung_at is not None:
             raise self._error(f"hung at step {self._hung_at} and is not called again", "build it anew")
-        self._asked.put(images)
+        answer: queue.SimpleQueue[Any] = queue.SimpleQueue()  # of its own: no call finds the answer to another
+        self._asked.put((images, answer))
         try:
-            actions = self._answered.get(timeout=self.limit_sec)
+            actions = answer.get(timeout=self.limit_sec)
         except queue.Empty:
             self._hung_at = self.step
             raise self._error(
@@ -142,27 +142,23 @@ class PolicyRun(NamedTuple):
     terminated: np.ndarray
     """bool [N]; the others were truncated."""
     uncertainty: np.ndarray
-    """float64 [N, T]: `Uncertainty.top` of every frame; NaN after the end, and where nothing was estimated."""
-    expected_error: np.ndarray
-    """float64 [N, T] in grey levels; NaN after the end, and without calibration."""
+    """`Uncertainty.top` of every frame, float64 [N, T]; NaN after the end, and without retracing."""
 
 
 def run_policy(env: "WorldModelVectorEnv", policy: Policy, seed: int | Sequence[int] | None = None) -> PolicyRun:
     """Let a policy act in every row until its first episode ends; `seed` is that of `env.reset`.
 
-    The environment begins ended rows again on the next step, which is how it is built unless asked otherwise.
+    The environment begins ended rows again on the next step, as it does unless asked otherwise.
     """
-    running = np.ones(env.num_envs, bool)
-    returns, lengths, ended = np.zeros(len(running)), np.zeros(len(running), np.int64), np.zeros_like(running)
-    seen: dict[str, list[np.ndarray]] = {"top": [], "expected_error": []}
+    running, ended = np.ones(env.num_envs, bool), np.zeros(env.num_envs, bool)
+    returns, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, np.int64)
+    uncertainty = []
     images, _ = env.reset(seed=seed)
     while running.any():
         images, reward, terminated, truncated, infos = env.step(policy.act(images))
-        returns[running] += reward[running]
+        returns += np.where(running, reward, 0)
         lengths += running
-        for name, values in seen.items():
-            found = infos.get("uncertainty", {}) if name == "top" else infos
-            values.append(np.where(running & found.get(f"_{name}", False), found.get(name, math.nan), math.nan))
+        uncertainty.append(np.where(running, infos.get("uncertainty", {}).get("top", np.nan), np.nan))
         ended |= running & terminated
         running &= ~(terminated | truncated)
-    return PolicyRun(returns, lengths, ended, *(np.stack(values, 1) for values in seen.values()))
+    return PolicyRun(returns, lengths, ended, np.stack(uncertainty, 1))

@@ -1,44 +1,27 @@
-"""Where imagined episodes begin: the first frames of recorded ones, found by name or drawn."""
+"""Where imagined episodes begin: as recorded ones do, found by name or by number."""
 
 import difflib
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-
+from whale.clips.clip import Clip
 from whale.clips.reader import ClipReader
 from whale.errors import UserError
 
 
-class Start(NamedTuple):
-    """The context of one episode: C frames."""
-
-    episode: str
-    """Name of the recorded episode."""
-    instruction: str | None
-    """What the robot was told, where recorded."""
-    frames: np.ndarray
-    """uint8 [C, H, W, 3]."""
-    actions: np.ndarray
-    """float32 [C - 1, 7], physical units, between the frames."""
-
-
 class RecordedStarts:
-    """The first C frames of every episode of a split that is long enough.
+    """The episodes of a split whose first frames can be a context; `names`, in the order of the folder.
 
     Args:
         folder: of pixel clips.
         split: `train` or `val`.
-        num_frames: C, at least 1.
-
-    `names` are the episodes, in the order of the folder; `reader` reads all of their frames.
+        num_frames: of the context, at least 1, with known actions between them.
 
     Raises:
-        UserError: it is no folder of pixel clips, or no episode has that many frames with known actions between them.
+        UserError: it is no folder of pixel clips, or has no such episode.
     """
 
     def __init__(self, folder: Path | str, split: str, num_frames: int):
-        self.reader, self.num_frames = ClipReader(folder, split), num_frames
+        self.reader = ClipReader(folder, split)
         if self.reader.manifest.kind != "pixels":
             raise UserError(f"{folder} holds {self.reader.manifest.kind}", "give pixel clips: imagination encodes them")
         self._clips: dict[str, int] = {}
@@ -55,20 +38,15 @@ class RecordedStarts:
                 "lower context_frames, or convert with longer clips",
             )
 
-    def read(self, name: str) -> Start:
-        """The start of an episode.
+    def read(self, name: str) -> Clip:
+        """The clip that an episode begins with.
 
         Raises:
             UserError: there is none of this name.
         """
         if name not in self._clips:
-            near = difflib.get_close_matches(name, self.names, 3, 0) or self.names[:3]
             raise UserError(
-                f"{self.reader.folder}, split {self.reader.split!r}, has no episode {name!r} of at least "
-                f"{self.num_frames} frames",
-                f"choose one of its {len(self.names)} episodes, as {', '.join(map(repr, near))}",
+                f"{self.reader.folder}, split {self.reader.split!r}, has no episode {name!r} that is long enough",
+                f"choose one of its {len(self.names)}, as {difflib.get_close_matches(str(name), self.names, 3, 0)}",
             )
-        clip = self.reader.read(self._clips[name])
-        assert clip.frames is not None
-        context = slice(self.num_frames)
-        return Start(name, clip.info.instruction, clip.frames[context], clip.actions[context][:-1])
+        return self.reader.read(self._clips[name])
