@@ -35,7 +35,7 @@ def random_batch(clips: int, tokens: int, codes: int) -> dict[str, torch.Tensor]
         "tokens": torch.randint(codes, (clips, FRAMES, tokens)),
         "actions": torch.randn(clips, FRAMES, 7), "action_mask": known[..., None].expand(-1, -1, 7),
         "action_status": torch.full((clips, 7), 2), "action_type": torch.zeros(clips, dtype=torch.int64),
-        "rewards": torch.randn(clips, FRAMES), "reward_mask": known, "valid": known,
+        "rewards": torch.randn(clips, FRAMES), "reward_mask": known, "valid": known, "merged": ~known,
         "terminated": torch.zeros(clips, FRAMES, dtype=torch.bool), "terminated_mask": known,
         "control_period_sec": torch.full((clips,), 0.2), "embodiment": torch.zeros(clips, dtype=torch.int64),
         "position": torch.arange(clips),

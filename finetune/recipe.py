@@ -15,6 +15,7 @@ from torch import Tensor
 
 from whale.checkpoint import load_weights_of
 from whale.clips.loader import ClipLoader
+from whale.clips.merging import MergeConfig
 from whale.config import to_values
 from whale.data_record import data_record
 from whale.errors import UserError
@@ -44,7 +45,7 @@ def _fit_tokenizer(
     config: WorldModelAdaptationConfig, recipe: AdaptTokenizerConfig, here: Ranks
 ) -> VideoTokenizer:
     tokenizer, run = VideoTokenizer.from_pretrained(config.source).train(), config.run / "tokenizer"
-    demos = replace(config.demos, frames=recipe.frames, batch=recipe.batch)
+    demos = replace(config.demos, frames=recipe.frames, batch=recipe.batch, merge=MergeConfig())
     loader = ClipLoader(demos, "train", here.rank, here.world_size)
     _refit_codebook(tokenizer, ClipLoader(demos, "train"), recipe)  # a checkpoint, if there is a sound one, replaces it
     objective = TokenizerObjective(tokenizer, recipe.loss, held_out_frames(loader.config, recipe.validation_clips))

@@ -74,6 +74,7 @@ def random_batch(model: WorldModel, batch: int = 2, frames: int = 8, seed: int =
         "terminated": torch.zeros(batch, frames, dtype=torch.bool),
         "terminated_mask": torch.ones(batch, frames, dtype=torch.bool),
         "valid": torch.ones(batch, frames, dtype=torch.bool),
+        "merged": torch.zeros(batch, frames, dtype=torch.bool),
         "control_period_sec": torch.full((batch,), 0.2, dtype=torch.float64),
         "embodiment": torch.zeros(batch, dtype=torch.int64),
     }

@@ -11,7 +11,7 @@ from torch import Tensor
 from whale.clips.loader import ClipLoader
 from whale.config import to_values
 from whale.engine import device_of
-from whale.progress import Progress
+from whale.progress import Progress, say
 from whale.ranks import Ranks
 from whale.run_folder import RunFolder
 from whale.throughput import Throughput, matmul_rate
@@ -49,6 +49,8 @@ class RunLog:
         if held is not None:
             self._tracker = Tracker(run.tracker, run.folder, to_values(run.config), resumed_step=step or None)
             self._progress = Progress(run.folder.name, run.loop.steps, "steps", done=step, every_sec=math.inf)
+            if names := loader.merged_datasets:
+                say(f"merged actions in {100 * loader.config.merge.share:g} % of the clips of {', '.join(names)}")
             held.begin(step)
             self._speed.restart()
 

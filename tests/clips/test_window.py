@@ -30,7 +30,7 @@ def window_of(clip, start, length, scale):
         "rewards": fit(rewards, start, length),
         "reward_mask": valid & known & ~fit(clip.is_last, start, length) & (clip.rewards is not None),
         "terminated": np.append(fit(clip.is_terminal, start, length)[1:], False) & has_next,
-        "terminated_mask": has_next, "valid": valid,
+        "terminated_mask": has_next, "valid": valid, "merged": np.zeros(length, bool),
         "control_period_sec": np.float32(clip.info.control_period_sec),
         **{name: fit(value, start, length) for name, value in frames.items()},
     }

@@ -63,6 +63,7 @@ def trained() -> WorldModel:
             "terminated": torch.zeros(shape, dtype=torch.bool),
             "terminated_mask": torch.ones(shape, dtype=torch.bool),
             "valid": torch.ones(shape, dtype=torch.bool),
+            "merged": torch.zeros(shape, dtype=torch.bool),
             "control_period_sec": torch.full((16,), 0.2),
             "embodiment": torch.zeros(16, dtype=torch.int64),
         }

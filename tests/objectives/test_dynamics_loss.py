@@ -3,7 +3,7 @@ import torch.nn.functional as F
 from tiny_model import random_batch, random_model
 
 from whale.objectives.clip_noise import ClipNoise
-from whale.objectives.dynamics_loss import DynamicsLossConfig, dynamics_loss
+from whale.objectives.dynamics_loss import DynamicsLossConfig, dynamics_loss, dynamics_terms
 from whale.objectives.dynamics_objective import DynamicsObjective
 from whale.objectives.noise import NO_NOISE, NoiseConfig, replace_tokens
 
@@ -58,6 +58,26 @@ def test_padding_and_masks_do_not_count():
     torch.testing.assert_close(before, after)
 
 
+def test_rewards_and_actions_of_merged_steps_do_not_count_and_frames_after_them_do():
+    model = random_model()
+    batch = random_batch(model)
+    merged = batch["merged"].clone()
+    merged[0, 2] = merged[1, 4:6] = True
+    _, plain = loss_of(model, batch, DynamicsLossConfig())
+    _, found = loss_of(model, batch | {"merged": merged}, DynamicsLossConfig())
+    for name in ("cross_entropy", "termination", "behavior_kl"):
+        assert torch.equal(found[name], plain[name]), name
+    spoiled = batch | {"merged": merged, "rewards": batch["rewards"].masked_fill(merged, 100.0)}
+    assert torch.equal(loss_of(model, spoiled, DynamicsLossConfig())[1]["reward_error"], found["reward_error"])
+    masked = batch | {"reward_mask": batch["reward_mask"] & ~merged}
+    torch.testing.assert_close(loss_of(model, masked, DynamicsLossConfig())[1]["reward_error"], found["reward_error"])
+
+    entries = dynamics_terms(model, batch, DynamicsLossConfig(), noise())
+    for name in ("action_log_prob", "action_log_prob_prior", "action_log_prob_zero"):
+        by_hand = entries[name].value[~merged].sum() / (batch["action_mask"][~merged].sum())
+        torch.testing.assert_close(found[name], by_hand, rtol=1e-6, atol=0)
+
+
 def test_every_parameter_but_the_tokenizers_receives_gradient():
     model = random_model()
     objective = DynamicsObjective(model, DynamicsLossConfig(), [])
@@ -95,6 +115,7 @@ def test_the_mean_loss_of_parts_is_the_loss_of_the_batch():
     for name, lengths in (("valid", (8, 3, 5, 8)), ("reward_mask", (8, 0, 2, 0)), ("terminated_mask", (0, 0, 5, 1))):
         batch[name] = torch.arange(8) < torch.tensor(lengths)[:, None]
     batch["action_mask"] = batch["action_mask"] & batch["valid"][..., None]
+    batch["merged"][1] = batch["merged"][3, ::2] = True
     objective = DynamicsObjective(model, DynamicsLossConfig(noise=NoiseConfig(tokens=0.2)), [])
     counts = objective.counts(batch)
     whole, figures = objective(batch, counts, noise(4))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from whale.actions import ACTION_DIM, ActionScale
+from whale.clips.merging import Merging
 from whale.clips.mixture import Mixture
 from whale.clips.reader import ClipReader
 from whale.clips.window import Windows, fill_masks
@@ -36,7 +37,7 @@ def _fields(size: int, frames: int, frame_shape: tuple[int, ...]) -> dict[str, _
         "action_status": ("int64", (size, ACTION_DIM)), "rewards": ("float32", steps),
         "control_period_sec": ("float32", (size,)),
     }  # fmt: skip
-    wanted |= dict.fromkeys(("reward_mask", "terminated", "terminated_mask", "valid"), ("bool", steps))
+    wanted |= dict.fromkeys(("reward_mask", "terminated", "terminated_mask", "valid", "merged"), ("bool", steps))
     wanted |= dict.fromkeys(("action_type", "embodiment", "position"), ("int64", (size,)))
     fields, end = {}, 0
     for name, (dtype, shape) in wanted.items():
@@ -70,14 +71,17 @@ def empty_batch(size: int, frames: int, frame_shape: tuple[int, ...]) -> "dict[s
 class BatchReader:
     """Batches of `size` clips by their positions; sent to the workers.
 
+    `axes` are those in which each reader's actions are merged; None where they are not.
+
     A UserError is returned, not raised: the DataLoader would raise a RuntimeError with a traceback in its place.
     """
 
     def __init__(
         self, readers: list[ClipReader], mixture: Mixture, scales: dict[str, ActionScale], size: int, frames: int,
-        frame_shape: tuple[int, ...],
+        frame_shape: tuple[int, ...], merging: Merging, axes: list[str | None],
     ):
         self.readers, self.mixture, self.frames = readers, mixture, frames
+        self._merging, self._axes = merging, axes
         datasets = [reader.manifest.dataset for reader in readers]
         self._scales = [scales[name] for name in datasets]
         self._embodiments = np.array([list(scales).index(name) for name in datasets])
@@ -106,11 +110,21 @@ class BatchReader:
         windows = Windows.zeros(starts, self.frames, out["tokens"] if "tokens" in out else out["frames"])
         scaled = windows.actions
         for source, here in slots.items():
-            self.readers[source].fill(windows, here, ks[here])
+            rest = self._merge(windows, source, here, ks, positions) if self._axes[source] else here
+            self.readers[source].fill(windows, rest, ks[rest])
             scaled[here] = self._scales[source].scale(windows.actions[here])
         fill_masks(windows, out)
         out["actions"][:] = np.where(out["action_mask"], scaled, np.float32(0.0))
         out["embodiment"][:], out["position"][:] = self._embodiments[sources], positions
+
+    def _merge(
+        self, windows: Windows, source: int, here: np.ndarray, ks: np.ndarray, positions: np.ndarray
+    ) -> np.ndarray:
+        """Fill those of the slots `here` in which actions are merged; returns the others."""
+        chosen, axes = self._merging.chosen(positions[here]), self._axes[source]
+        if axes and len(those := here[chosen]):
+            self._merging.fill(windows, self.readers[source], axes, those, ks[those], positions[those])
+        return here[~chosen]
 
     def unpack(self, block: "Tensor | UserError") -> "dict[str, Any]":
         """The batch in a block as torch tensors, which share its memory; tokens are widened to int64.

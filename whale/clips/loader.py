@@ -9,6 +9,7 @@ from typing import Any
 
 from whale.actions import ActionScale
 from whale.clips.batch import BatchReader
+from whale.clips.merging import MergeConfig, Merging, merge_axes
 from whale.clips.mixture import Mixture
 from whale.clips.open_files import OpenFiles
 from whale.clips.reader import ClipReader
@@ -50,7 +51,9 @@ class DataConfig:
     workers: int = 2
     """Reading processes a rank; 0 reads in the training process."""
     seed: int = 0
-    """Seed of the order and of the crops."""
+    """Seed of the order, of the crops and of what is merged."""
+    merge: MergeConfig = MergeConfig()
+    """Training on merged actions, for retracing; held-out clips stay as they are."""
 
     def __post_init__(self) -> None:
         """Check what types cannot say."""
@@ -130,9 +133,12 @@ class ClipLoader:
         self.scales = _find_scales(config, scales)
         self.datasets = list(self.scales)
         self._mixture = Mixture(self.sizes, [source.weight for source in config.sources], config.seed)
+        axes = self._axes(readers, split)
+        self.merged_datasets = sorted({r.manifest.dataset for r, a in zip(readers, axes, strict=True) if a is not None})
         self._batches = BatchReader(
-            readers, self._mixture, self.scales, config.batch // world_size, config.frames, self.frame_shape
-        )
+            readers, self._mixture, self.scales, config.batch // world_size, config.frames, self.frame_shape,
+            Merging(config.merge, self._mixture), axes,
+        )  # fmt: skip
         order = [(r.manifest.hash, s.weight, s.clips, split) for s, r in zip(config.sources, readers, strict=True)]
         self.fingerprint = zlib.crc32(repr(order).encode())
 
@@ -143,6 +149,19 @@ class ClipLoader:
             raise UserError(f"{source.folder} has {len(reader)} {reader.split} clips, {size} are asked for",
                             f"choose `clips` from 1 to {len(reader)}")
         return size
+
+    def _axes(self, readers: list[ClipReader], split: str) -> list[str | None]:
+        """In which the actions of each source are merged; None where they are not."""
+        if split != "train" or not self.config.merge.share:
+            return [None] * len(readers)
+        axes = [merge_axes(reader) for reader in readers]
+        if not any(axes):
+            raise UserError(
+                "merge.share asks for merged actions, and no source has any that can be merged: end-effector deltas "
+                "without unknown dimensions",
+                "set merge.share to 0",
+            )
+        return axes
 
     @property
     def epoch_length(self) -> int:
@@ -163,6 +182,7 @@ class ClipLoader:
         int64 [B, T, S]; `actions` float32 [B, T, 7] scaled, zero where not actuated or not known; `action_mask` bool
         [B, T, 7]; `action_status` int64 [B, 7]; `action_type` int64 [B], an index into ActionType; `rewards` float32
         and `reward_mask` bool [B, T]; `terminated` and `terminated_mask` bool [B, T]; `valid` bool [B, T];
+        `merged` bool [B, T], where an action stands for several, so that no reward belongs to it (`merging.py`);
         `control_period_sec` float32 [B]; `embodiment` int64 [B], an index into `datasets`; `position` int64 [B].
 
         Raises:

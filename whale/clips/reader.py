@@ -146,6 +146,7 @@ class ClipReader:
         rows = windows.rows[slots] = self.index[ks]
         facts, row_bytes = rows.tobytes(), INDEX_DTYPE.itemsize
         length, body = windows.actions.shape[1], windows.body
+        windows.num_steps[slots] = np.minimum(length, rows["num_frames"] - windows.starts[slots])
         frame_bytes = 0 if body is None else body[0, 0].nbytes
         actions, flags, rewards = (a.data.cast("B") for a in (windows.actions, windows.flags, windows.rewards))
         tokens = body.data.cast("B") if body is not None and body.dtype == np.uint16 else None

@@ -53,11 +53,18 @@ def next_valid(valid_BT: Tensor) -> Tensor:
     return valid_BT[:, 1:] & valid_BT[:, :-1]
 
 
+def _scored(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Where actions [B, T, 7] and rewards [B, T] are asked for: known, and those of one recorded step."""
+    plain_BT = ~batch["merged"]
+    return batch["action_mask"] & plain_BT[..., None], batch["reward_mask"] & plain_BT
+
+
 def clip_counts(batch: dict[str, Tensor]) -> Counts:
     """How many entries the means of the loss are over, for each clip: float32 [B]."""
     valid_BT = batch["valid"]
     next_BT = next_valid(valid_BT)
-    masks = {"valid": valid_BT, "next": next_BT, "action": batch["action_mask"], "reward": batch["reward_mask"]}
+    action_BTA, reward_BT = _scored(batch)
+    masks = {"valid": valid_BT, "next": next_BT, "action": action_BTA, "reward": reward_BT}
     masks |= {"terminated": batch["terminated_mask"], "clip": next_BT.any(1, keepdim=True)}
     return {name: mask.flatten(1).sum(1).float() for name, mask in masks.items()}
 
@@ -109,7 +116,7 @@ def dynamics_terms(
     ended_BT = F.binary_cross_entropy_with_logits(out.terminated_BT, batch["terminated"].float(), reduction="none")
     terms = {
         "cross_entropy": Term(entropy_BTS.mean(-1), next_BT, "next"),
-        "reward_error": Term((out.reward_BT - model.scale_reward(batch)).square(), batch["reward_mask"], "reward"),
+        "reward_error": Term((out.reward_BT - model.scale_reward(batch)).square(), _scored(batch)[1], "reward"),
         "termination": Term(ended_BT, batch["terminated_mask"], "terminated"),
         **_behavior_terms(model, summary_BTD, action_BTF, prior, batch, noise),
     }
@@ -142,7 +149,7 @@ def _behavior_terms(
     noise: ClipNoise,
 ) -> dict[str, Term]:
     """KL and action likelihood per actuated dimension, with the likelihoods that show what z carries."""
-    valid_BT, mask_BTA = batch["valid"], batch["action_mask"]
+    valid_BT, mask_BTA = batch["valid"], _scored(batch)[0]
     posterior = model.behavior.infer_posterior(summary_BTD, action_BTF, valid_BT.float())
     noise_BZ = noise.normal(*posterior.mean.shape[1:]).to(posterior.mean)
     frames = valid_BT.shape[1]
