@@ -1,13 +1,17 @@
 """A cached rollout equals the banded recompute of the whole history, token for token, at any length."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from tiny_model import CARD, random_model
 
 from whale.errors import UserError
+from whale.objectives.clip_noise import ClipNoise
 from whale.rollout import Imagination
-from whale.sampling import Sampling, expected_tokens, sampled_tokens
+from whale.sampling import Sampling, expected_tokens
+from whale.uncertainty import Retracing, uncertainty
 
 
 def context(model, batch, frames, seed=0):
@@ -16,7 +20,7 @@ def context(model, batch, frames, seed=0):
     return images, rng.uniform(-0.05, 0.05, (batch, frames - 1, 7)).astype(np.float32)
 
 
-def recompute(model, tokens_BTS, actions_BTA):
+def recompute(model, tokens_BTS, actions_BTA, keep=None):
     """Prediction after the last frame from the whole history at once, without a cache."""
     batch, frames = tokens_BTS.shape[:2]
     constant = model.action_inputs("tabletop", batch, 0.2)
@@ -25,7 +29,7 @@ def recompute(model, tokens_BTS, actions_BTA):
     inputs = {**constant, "actions": scaled * mask, "action_mask": mask}
     features = model.action_features(inputs)
     prior = model.prior(model.behavior.summary(model.codes(tokens_BTS)), features)
-    return model.predict(tokens_BTS, features, prior.mean, inputs)
+    return model.predict(tokens_BTS, features, prior.mean, inputs, keep=keep)
 
 
 @pytest.mark.parametrize(("band", "batch", "num_context"), [(1, 1, 1), (2, 3, 4), (3, 2, 2), (5, 1, 3)])
@@ -59,6 +63,15 @@ def test_frames_decoded_late_are_the_same_frames():
     assert np.array_equal(eager.frame(), lazy.frame())
 
 
+def test_the_first_frame_shown_is_the_last_of_the_context():
+    model = random_model()
+    for num_context in (1, 2, 6):
+        images, actions = context(model, 2, num_context)
+        tokens = model.encode(images.reshape(-1, 16, 16, 3)).reshape(2, num_context, -1)
+        shown = Imagination(model, images, actions, "tabletop", 0.2).frame()
+        assert np.array_equal(shown, model.decode(tokens)[:, -1])
+
+
 def test_an_episode_does_not_depend_on_its_batch():
     model = random_model()
     images, actions = context(model, 3, 3)
@@ -67,6 +80,189 @@ def test_an_episode_does_not_depend_on_its_batch():
     for i in range(3):
         alone = Imagination(model, images[i : i + 1], actions[i : i + 1], "tabletop", 0.2).step(action[i : i + 1])
         assert np.array_equal(alone.tokens[0], together.tokens[i])
+
+
+def act(rng, batch):
+    return rng.uniform(-0.05, 0.05, (batch, 7)).astype(np.float32)
+
+
+def test_other_actions_may_be_asked_about_before_one_is_taken():
+    model, rng = random_model(), np.random.default_rng(3)
+    images, actions = context(model, 2, 3)
+    asked, plain = (Imagination(model, images, actions, "tabletop", 0.2) for _ in range(2))
+    for _ in range(5):
+        asked.predict(act(rng, 2))
+        action = act(rng, 2)
+        expected = plain.predict(action)
+        found = asked.predict(action)
+        assert torch.equal(found.logits_BSV, expected.logits_BSV)
+        tokens = torch.from_numpy(rng.integers(0, 32, (2, 16)))
+        asked.accept(tokens)
+        plain.accept(tokens)
+
+
+def test_given_tokens_are_followed_like_chosen_ones():
+    """Teacher forcing: what is predicted is what the whole recorded history gives."""
+    model, rng = random_model(), np.random.default_rng(4)
+    images, actions = context(model, 2, 2)
+    history = torch.from_numpy(model.encode(images.reshape(-1, 16, 16, 3)).reshape(2, 2, -1))
+    imagination = Imagination(model, images, actions, "tabletop", 0.2)
+    for _ in range(6):
+        action, tokens = act(rng, 2), torch.from_numpy(rng.integers(0, 32, (2, 16)))
+        actions = np.concatenate([actions, action[:, None]], 1)
+        expected = recompute(model, history, actions).logits_BTSV[:, -1]
+        torch.testing.assert_close(imagination.predict(action).logits_BSV, expected)
+        imagination.accept(tokens)
+        history = torch.cat([history, tokens[:, None]], 1)
+    assert np.array_equal(imagination.frame(), model.decode(history.numpy())[:, -1])
+
+
+def test_rewards_count_while_an_episode_runs():
+    """The sum of rewards, each times the probability that no frame before it was terminal."""
+    model, rng = random_model(), np.random.default_rng(5)
+    images, actions = context(model, 2, 3)
+    imagination = Imagination(model, images, actions, "tabletop", 0.2)
+    returns, running = np.zeros(2), np.ones(2)
+    for _ in range(4):
+        step = imagination.step(act(rng, 2))
+        returns += running * step.reward
+        running *= 1.0 - step.terminated
+    np.testing.assert_array_equal(imagination.returns_B, returns)
+    np.testing.assert_array_equal(imagination.running_B, running)
+    assert (running < 0.9).all() and imagination.num_imagined_B.tolist() == [4, 4]
+
+
+@pytest.mark.parametrize("sampling", [None, Sampling(1.0, [7, 8])])
+def test_a_fork_goes_on_as_its_episode_would_and_leaves_it_as_it_was(sampling):
+    model, rng = random_model(), np.random.default_rng(6)
+    images, actions = context(model, 2, 3)
+    plain, forked = (Imagination(model, images, actions, "tabletop", 0.2, sampling) for _ in range(2))
+    first = [act(rng, 2) for _ in range(2)]
+    for action in first:
+        plain.step(action)
+        forked.step(action)
+    copies = forked.fork(3)
+    assert np.array_equal(copies.frame(), forked.frame().repeat(3, 0))
+    ways = rng.uniform(-0.05, 0.05, (4, 2, 3, 7)).astype(np.float32)
+    found = [copies.step(way.reshape(6, 7)).tokens for way in ways]
+    for way, tokens in zip(ways, found, strict=True):
+        expected = plain.step(way[:, 1]).tokens
+        assert np.array_equal(tokens.reshape(2, 3, -1)[:, 1], expected)
+        assert np.array_equal(forked.step(way[:, 1]).tokens, expected)
+    assert not torch.equal(copies.logits_BSV[0], copies.logits_BSV[1])
+    np.testing.assert_allclose(copies.returns_B.reshape(2, 3)[:, 1], plain.returns_B)
+
+
+@pytest.mark.parametrize("sampling", [None, Sampling(1.0, [7, 8, 9])])
+def test_rows_restart_and_the_others_do_not_notice(sampling):
+    """At other times, with contexts of other lengths; as a new imagination of those rows, and the others to the bit."""
+    model, rng = random_model(), np.random.default_rng(7)
+    images, actions = context(model, 3, 3)
+    disturbed, plain = (
+        Imagination(model, images, actions, "tabletop", 0.2, sampling, Retracing(steps=(0, 1))) for _ in range(2)
+    )
+    for _ in range(5):
+        action = act(rng, 3)
+        disturbed.step(action)
+        plain.step(action)
+    disturbed.frame()
+    new_images, new_actions = context(model, 2, 2, seed=9)
+    seeds = None if sampling is None else [70, 90]
+    again = None if sampling is None else Sampling(1.0, [70, 90])
+    disturbed.restart([0, 2], new_images, new_actions, seeds)
+    fresh = Imagination(model, new_images, new_actions, "tabletop", 0.2, again, Retracing(steps=(0, 1)))
+    for _ in range(6):
+        assert np.array_equal(disturbed.frame()[[0, 2]], fresh.frame())
+        action = act(rng, 3)
+        found, same, new = disturbed.step(action), plain.step(action), fresh.step(action[[0, 2]])
+        assert torch.equal(disturbed.logits_BSV[1], plain.logits_BSV[1])
+        torch.testing.assert_close(disturbed.logits_BSV[[0, 2]], fresh.logits_BSV)
+        assert np.array_equal(found.tokens, np.stack([new.tokens[0], same.tokens[1], new.tokens[1]]))
+        for ours, theirs in zip(found.uncertainty, new.uncertainty, strict=True):
+            torch.testing.assert_close(ours[[0, 2]], theirs)
+    np.testing.assert_allclose(disturbed.returns_B, [fresh.returns_B[0], plain.returns_B[1], fresh.returns_B[1]])
+    assert disturbed.num_imagined_B.tolist() == [6, 11, 6]
+
+
+def retraced(model, tokens_BTS, actions_BTA, steps):
+    """Each prediction of retracing from the whole history, shortened and with a merged last action: no cache."""
+    batch, frames = tokens_BTS.shape[:2]
+    constant = model.action_inputs("tabletop", batch, 0.2)
+
+    def features(actions):
+        mask = constant["actuated"].expand(actions.shape)
+        scaled = torch.from_numpy(CARD.scale.scale(actions)).double()
+        return model.action_features({**constant, "actions": scaled * mask, "action_mask": mask})
+
+    z_BTZ = model.prior(model.behavior.summary(model.codes(tokens_BTS)), features(actions_BTA)).mean
+    found = []
+    for k in steps:
+        merged = actions_BTA[:, frames - 1 - k :].copy()
+        merged[:, :, :3] = merged[:, :, :3].sum(1, keepdims=True)  # what moves, moves in all; the last gripper counts
+        merged[:, :, 3:6] = 0 if k else merged[:, :, 3:6]  # rotations are fixed in this dataset
+        actions = np.concatenate([actions_BTA[:, : frames - 1 - k], merged[:, -1:]], 1)
+        z = torch.cat([z_BTZ[:, : frames - 1 - k], z_BTZ[:, -1:]], 1)
+        out = model.predict(tokens_BTS[:, : frames - k], features(actions), z, constant)
+        found.append(out.logits_BTSV[:, -1])
+    return torch.stack(found, 1)
+
+
+@pytest.mark.parametrize(("band", "steps", "num_context"), [(1, (0, 1), 2), (3, (0, 1, 2), 3), (5, (0, 3), 4)])
+def test_retracing_equals_its_definition(band, steps, num_context):
+    """And the ordinary prediction does not notice; only every second frame is retraced."""
+    model, rng = random_model(band=band, seed=band), np.random.default_rng(8)
+    images, actions = context(model, 2, num_context)
+    actions[..., 3:6] = 0
+    history = torch.from_numpy(model.encode(images.reshape(-1, 16, 16, 3)).reshape(2, num_context, -1))
+    plain = Imagination(model, images, actions, "tabletop", 0.2)
+    imagination = Imagination(model, images, actions, "tabletop", 0.2, retracing=Retracing(steps=steps, every=2))
+    for t in range(10):
+        action = act(rng, 2)
+        actions = np.concatenate([actions, action[:, None]], 1)
+        step = imagination.step(action)
+        assert np.array_equal(step.tokens, plain.step(action).tokens)
+        torch.testing.assert_close(imagination.logits_BSV, plain.logits_BSV)
+        assert (step.uncertainty is None) == (t % 2 == 1)
+        if step.uncertainty is not None:
+            expected = uncertainty(retraced(model, history, actions, steps))
+            for ours, theirs in zip(step.uncertainty, expected, strict=True):
+                torch.testing.assert_close(ours, theirs)
+        history = torch.cat([history, torch.from_numpy(step.tokens)[:, None]], 1)
+
+
+def test_one_dropout_mask_holds_for_a_rollout_and_its_forks():
+    model, rng = random_model(dropout=0.3), np.random.default_rng(9)
+    images, actions = context(model, 2, 4)
+    keep = model.dynamics.draw_keep(ClipNoise(0, 0, torch.arange(2)).uniform)
+    history = torch.from_numpy(model.encode(images.reshape(-1, 16, 16, 3)).reshape(2, 4, -1))
+    imagination = Imagination(model, images, actions, "tabletop", 0.2, keep=keep)
+    for t in range(6):
+        if t == 3:
+            imagination, keep = imagination.fork(2), keep.repeat_interleave(2, 2)
+            history, actions = history.repeat_interleave(2, 0), actions.repeat(2, 0)
+        action = act(rng, len(actions))
+        actions = np.concatenate([actions, action[:, None]], 1)
+        step = imagination.step(action)
+        torch.testing.assert_close(imagination.logits_BSV, recompute(model, history, actions, keep).logits_BTSV[:, -1])
+        history = torch.cat([history, torch.from_numpy(step.tokens)[:, None]], 1)
+
+
+def test_nothing_grows_with_the_length_of_a_rollout():
+    model = random_model()
+    images, actions = context(model, 1, 3)
+    imagination = Imagination(model, images, actions, "tabletop", 0.2, retracing=Retracing())
+
+    def size():
+        return len(
+            pickle.dumps({k: v for k, v in vars(imagination).items() if k not in ("model", "_choice", "_rollout")})
+        )
+
+    sizes = []
+    for _ in range(30):
+        imagination.step(np.zeros((1, 7), np.float32))
+        caches = (imagination._rollout.dynamics, imagination._rollout.prior)
+        sizes.append(size() + sum(x.numel() for cache in caches for layer in cache.layers for x in layer))
+    assert max(sizes[5:]) <= sizes[4] + 8  # but for a digit of a counter
 
 
 def test_bad_input_is_refused():
@@ -81,27 +277,19 @@ def test_bad_input_is_refused():
         imagination.step(np.full((2, 7), np.nan, np.float32))
     with pytest.raises(UserError, match="finite canonical actions"):
         imagination.step(np.zeros((2, 6), np.float32))
-
-
-def test_expected_tokens_have_the_least_expected_distance():
-    model = random_model()
-    logits = 2 * torch.randn(3, 16, 32, dtype=torch.float64)
-    codebook = model.tokenizer.quantizer.codebook_VC
-    distance = torch.cdist(codebook, codebook).square()  # of choosing row v when column w is true
-    best = (logits.softmax(-1) @ distance.T).argmin(-1)
-    assert torch.equal(expected_tokens(logits, model.tokenizer), best)
-    certain = torch.zeros(1, 16, 32, dtype=torch.float64)
-    certain[..., 5] = 100.0
-    assert (expected_tokens(certain, model.tokenizer) == 5).all()
-
-
-def test_expected_tokens_are_the_same_under_autocast():
-    """Validation runs under it."""
-    torch.manual_seed(0)
-    model, logits = random_model().float(), 2 * torch.randn(64, 16, 32)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = expected_tokens(logits, model.tokenizer)
-    assert torch.equal(found, expected_tokens(logits, model.tokenizer))
+    with pytest.raises(UserError, match=r"action dy is 28.65 \(episode 1\).*between -0.05 and 0.05"):
+        imagination.step(np.array([[0] * 7, [0, 28.65, 0, 0, 0, 0, 0]], np.float32))
+    imagination.step(np.array([[0.2, -0.4, 0, 9, 0, 0, 1]] * 2, np.float32))  # bold, and fixed dimensions count nothing
+    with pytest.raises(UserError, match="retracing goes 3 frames back, and the context has 3"):
+        Imagination(model, images, actions, "tabletop", 0.2, retracing=Retracing(steps=(0, 3)))
+    with pytest.raises(UserError, match=r"context frames are uint8 \(2, 3, 16, 16\)"):
+        Imagination(model, images[..., 0], actions, "tabletop", 0.2)
+    with pytest.raises(UserError, match="1 seeds for 2 episodes"):
+        Imagination(model, images, actions, "tabletop", 0.2, Sampling(1.0, [0]))
+    with pytest.raises(UserError, match="top_k 0"):
+        Imagination(model, images, actions, "tabletop", 0.2, Sampling(1.0, [0, 1], top_k=0))
+    with pytest.raises(UserError, match=r"rows .* restart with 1 contexts"):
+        imagination.restart([0, 1], images[:1], actions[:1])
 
 
 def imagine_sampled(model, images, actions, seeds, steps=4, temperature=1.0):
@@ -123,23 +311,11 @@ def test_a_seed_decides_what_an_episode_dreams_whatever_its_batch():
     assert not np.array_equal(twice[1], together[0])
 
 
-def test_a_cold_sample_is_the_most_likely_token_and_logits_are_those_of_the_step():
+@pytest.mark.parametrize("how", [Sampling(1e-6, [0, 1]), Sampling(0, [0, 1]), Sampling(1.0, [0, 1], top_k=1)])
+def test_a_cold_sample_is_the_most_likely_token_and_logits_are_those_of_the_step(how):
     model = random_model()
     images, actions = context(model, 2, 3)
-    imagination = Imagination(model, images, actions, "tabletop", 0.2, Sampling(1e-6, [0, 1]))
+    imagination = Imagination(model, images, actions, "tabletop", 0.2, how)
     for _ in range(3):
         tokens = imagination.step(np.full((2, 7), 0.02, np.float32)).tokens
         assert np.array_equal(tokens, imagination.logits_BSV.argmax(-1).numpy())
-
-
-def test_samples_follow_the_distribution():
-    """Counts against softmax(logits / 2) by Pearson's chi-square; a token without mass is never drawn."""
-    draws, temperature = 20_000, 2.0
-    logits_V = torch.tensor([2.0, float("-inf"), 0.0, -1.0, 3.0, float("-inf")], dtype=torch.float64)
-    tokens = sampled_tokens(logits_V.expand(1, draws, -1), temperature, [torch.Generator().manual_seed(0)])
-    expected = draws * (logits_V / temperature).softmax(-1)
-    counts = torch.bincount(tokens[0], minlength=6)
-    assert (counts[[1, 5]] == 0).all()
-    possible = expected > 0
-    statistic = ((counts - expected)[possible].square() / expected[possible]).sum()
-    assert statistic < 16.27  # 0.1 % of the chi-square distribution with three degrees of freedom
