@@ -135,12 +135,16 @@ def uncertainty(logits_BKSV: Tensor) -> Uncertainty:
         logits_BKSV: float [B, K, S, V], on any device; computed in float32, or in float64 where they are.
     """
     p_BKSV = logits_BKSV.to(torch.promote_types(logits_BKSV.dtype, torch.float32)).softmax(-1)
-    first_B1SV = p_BKSV[:, :1]
+    tiny, num = torch.finfo(p_BKSV.dtype).tiny, p_BKSV.shape[1]
     # So written, the mean of equal predictions is equal to them, and their ratio to it is 1, to the last bit.
-    mean_B1SV = first_B1SV + (p_BKSV - first_B1SV).mean(1, keepdim=True)
-    mean_B1SV = mean_B1SV.clamp_min(torch.finfo(mean_B1SV.dtype).tiny)
-    divergence_BS = torch.xlogy(p_BKSV, p_BKSV / mean_B1SV).sum(-1).double().mean(1).clamp_min(0)
-    entropy_B = -torch.xlogy(mean_B1SV, mean_B1SV).sum(-1).double().mean((1, 2))
+    mean_BSV = p_BKSV[:, 0].clone()
+    for k in range(1, num):
+        mean_BSV.add_(p_BKSV[:, k] - p_BKSV[:, 0], alpha=1 / num)
+    mean_BSV.clamp_min_(tiny)
+    # In place, since this reads more memory than it computes; where p is 0, 0 log tiny is 0.
+    gain_BKSV = (p_BKSV / mean_BSV[:, None]).clamp_min_(tiny).log_().mul_(p_BKSV)
+    divergence_BS = gain_BKSV.sum(-1).double().mean(1).clamp_min(0)
+    entropy_B = -mean_BSV.log().mul_(mean_BSV).sum(-1).double().mean(1)
     top = divergence_BS.topk(max(1, round(TOP_SHARE * divergence_BS.shape[1])), dim=1).values
     pooled_mean_B, pooled_top_B, open_B = divergence_BS.mean(1), top.mean(1), entropy_B.exp()
     values = (pooled_mean_B, pooled_top_B, open_B, pooled_mean_B * open_B, pooled_top_B * open_B, divergence_BS)
