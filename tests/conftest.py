@@ -25,6 +25,8 @@ class WrittenCommand:
 
     def task(self) -> cli.Task:
         """The task that it names; fails where there is none."""
+        if self.words[0] == "play":
+            return importlib.import_module("whale.play.run").TASK
         stage, name = self.words[:2]
         assert stage in cli.TASKS, f"no stage {stage!r}"
         module, tasks = cli.TASKS[stage]
@@ -33,7 +35,7 @@ class WrittenCommand:
 
     def config(self) -> Any:
         """What its files and overrides make of the task's configuration; fails where they do not load."""
-        rest = [word for word in self.words[2:] if not word.startswith("-")]
+        rest = [word for word in self.words[1 if self.words[0] == "play" else 2 :] if not word.startswith("-")]
         files = [REPO / word for word in rest if "=" not in word]
         return config.load_config(self.task().config, files, [word for word in rest if "=" in word])
 

@@ -31,7 +31,7 @@ def command_in(header: str, name: str) -> str:
 
 
 def test_configurations_are_yaml_in_the_folder_of_a_stage():
-    folders = {"data_prep", "pretrain", "finetune", "eval", "cluster"}
+    folders = {"data_prep", "pretrain", "finetune", "eval", "play", "cluster"}
     assert [name for name in FILES if not name.endswith(".yaml") or name.split("/")[1] not in folders] == []
 
 

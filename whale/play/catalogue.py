@@ -1,9 +1,12 @@
 """What sessions are made of: the models that can imagine, and the recorded episodes to start from."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+import torch
 
+from whale.calibration import Calibration, calibration_for
 from whale.clips.clip import Clip
 from whale.clips.reader import ClipReader
 from whale.errors import UserError
@@ -25,6 +28,15 @@ class Recording:
     """float32 [T - 1, 7], physical units: `actions[t]` leads to frame t + 1."""
     rewards: np.ndarray | None
     """float32 [T - 1], of the actions."""
+
+
+class Gauge(NamedTuple):
+    """How a model's uncertainty is estimated and read."""
+
+    retracing: Retracing | None
+    calibration: Calibration | None
+    hint: str
+    """What the user should know of it."""
 
 
 def _usable_frames(clip: Clip) -> int:
@@ -64,9 +76,11 @@ class Catalogue:
         first = self.reader.read(self._clips[0])
         self.dataset, self.control_period_sec = first.info.dataset, first.info.control_period_sec
         words = describe_actions(first.info.action_type.value, first.info.action_status)
-        self.models = {name: WorldModel.from_pretrained(source) for name, source in config.models.items()}
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.models = {name: WorldModel.from_pretrained(source).to(device) for name, source in config.models.items()}
         for name, model in self.models.items():
             self._check(name, model, self.recording(0).frames.shape[1], words)
+        self.gauges = {name: self._gauge(name) for name in self.models}
 
     def _check(self, name: str, model: WorldModel, size_px: int, words: str) -> None:
         own = model.config.tokenizer.image_px
@@ -90,26 +104,25 @@ class Catalogue:
         """What a model knows of the dataset."""
         return self.models[name].config.datasets[self.dataset]
 
-    def retracing(self, name: str) -> tuple[Retracing | None, str]:
-        """How a model's uncertainty is estimated, and what the user should know of it."""
-        if self.config.retracing is None:
-            return None, "Uncertainty is switched off: `retracing` is null in the configuration."
+    def _gauge(self, name: str) -> Gauge:
+        retracing = self.config.retracing
+        if retracing is None:
+            return Gauge(None, None, "Uncertainty is switched off: `retracing` is null in the configuration.")
         try:
             refuse_unmergeable(self.card(name))
         except UserError as error:
-            return None, f"No uncertainty: {error.args[0]}."
-        if self.config.context_frames <= max(self.config.retracing.steps):
-            return None, "No uncertainty: it needs as many context frames as retracing goes back, and one more."
-        if self.calibrated(name):
-            return self.config.retracing, ""
-        return self.config.retracing, (
-            "Raw score, to compare within one model only. `whale eval uncertainty` on this export calibrates it: then "
-            "the expected error is shown, in grey levels."
-        )
-
-    def calibrated(self, name: str) -> bool:
-        """Whether a model's uncertainty comes as an expected error."""
-        return getattr(self.models[name], "calibration", None) is not None
+            return Gauge(None, None, f"No uncertainty: {error.args[0]}.")
+        if (needed := max(retracing.steps) + 1) > self.config.context_frames:
+            return Gauge(None, None, f"No uncertainty: retracing needs {needed} context frames at least.")
+        try:
+            found = calibration_for(self.models[name], self.dataset, retracing)
+        except UserError as error:
+            told = "Raw score, to compare within one model and episode only: {}. To see grey levels, {}."
+            return Gauge(retracing, None, told.format(*error.args))
+        return Gauge(retracing, found, (
+            f"Expected error: root mean square to the true frame, calibrated on {found.episodes} episodes up to step "
+            f"{found.horizon}; later, and above {found.error[-1]:.0f} grey levels, it may be larger than is shown."
+        ))  # fmt: skip
 
     def recording(self, episode: int) -> Recording:
         """Episode number `episode` of `episodes`, as far as it can be driven.

@@ -15,11 +15,12 @@ def episode_file(session: Session) -> bytes:
     `context_frames` uint8 [C, H, W, 3] and `context_actions` float32 [C - 1, 7] are what the model was given;
     `actions` float32 [N, 7]; `frames` uint8 [N + 1, H, W, 3], the first the last context frame through the tokenizer;
     `rewards`, `terminated`, `expected_error`, `error` and each part of the uncertainty float32 [N], NaN where there is
-    none; `recorded_frames`, the recorded episode from the last context frame on; `about`, a JSON text: what made it.
+    none (`error`, that to the recorded frame, is there as long as the actions are the recorded ones);
+    `recorded_frames`, the recording from the last context frame on; `about`, a JSON text: what made it.
     """
     catalogue, recording, run = session.catalogue, session.recording, session.runs[session.model]
     config, given = catalogue.config, catalogue.config.context_frames
-    retracing = catalogue.retracing(session.model)[0]
+    retracing = catalogue.gauges[session.model].retracing
     about = {
         "model": session.model,
         "source": str(config.models[session.model]),
@@ -39,6 +40,7 @@ def episode_file(session: Session) -> bytes:
         name: np.array([getattr(step, name) for step in run.steps], np.float32)
         for name in ("reward", "terminated", "expected_error", "error")
     }
+    numbers["error"][session.same_actions() :] = np.nan
     for name in FACTORS:
         values = [step.uncertainty[name] if step.uncertainty else None for step in run.steps]
         numbers[f"uncertainty_{name}"] = np.array(values, np.float32)

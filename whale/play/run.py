@@ -2,13 +2,13 @@
 
 import contextlib
 import ipaddress
+import signal
 import sys
 
 from whale.cli import Task
 from whale.play.catalogue import Catalogue
 from whale.play.config import PlayConfig
 from whale.play.server import listen, serve
-from whale.signals import StopSignals
 
 
 def is_loopback(host: str) -> bool:
@@ -24,7 +24,8 @@ def run_play(config: PlayConfig) -> None:
     Raises:
         UserError: the port is taken, no episode is long enough, or a model and the clips do not fit.
     """
-    with StopSignals(), contextlib.suppress(KeyboardInterrupt), listen(config.host, config.port) as listener:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, while models load too
+    with contextlib.suppress(KeyboardInterrupt), listen(config.host, config.port) as listener:
         catalogue = Catalogue(config)
         host = f"[{config.host}]" if ":" in config.host else config.host
         if not is_loopback(config.host):

@@ -42,11 +42,11 @@ def options(catalogue: Catalogue) -> dict[str, Any]:
             "status": catalogue.card(name).action_status,
             "step": model.record.get("step"),
             "hash": (model.checkpoint_hash or "")[:12],
-            "retracing": catalogue.retracing(name)[0] is not None,
-            "calibrated": catalogue.calibrated(name),
-            "hint": catalogue.retracing(name)[1],
+            "retracing": gauge.retracing is not None,
+            "largest_error": gauge.calibration and gauge.calibration.error[-1],
+            "hint": gauge.hint,
         }
-        for name, model in catalogue.models.items()
+        for (name, model), gauge in zip(catalogue.models.items(), catalogue.gauges.values(), strict=True)
     }
     return {
         "models": models, "episodes": catalogue.episodes, "policies": list(config.policies),
@@ -80,6 +80,11 @@ def build_app(catalogue: Catalogue, stopping: Callable[[], bool]) -> Guard:
     async def missing(_: Request, error: GoneError) -> Response:
         kept = f"the server keeps the {catalogue.config.max_sessions} used last, and none when it is started anew"
         return trouble(404, f"this session, or what is asked of it, is not here any more: {kept}", "start a new one")
+
+    @app.exception_handler(404)
+    @app.exception_handler(405)
+    async def nowhere(request: Request, error: Exception) -> Response:
+        return trouble(404, f"there is nothing to {request.method} at this address", "open /")
 
     @app.exception_handler(Exception)
     async def bug(_: Request, error: Exception) -> Response:
@@ -119,11 +124,11 @@ def build_app(catalogue: Catalogue, stopping: Callable[[], bool]) -> Guard:
         return answer(visit)
 
     @app.get("/api/sessions/{address}/frames/{model}/{step}.png")
-    async def frame(address: str, model: str, step: int) -> Response:
+    async def frame(address: str, model: str, step: str) -> Response:
         session = sessions.find(address).session
         try:
-            content = png(session.frame(model, step))
-        except LookupError:
+            content = png(session.frame(model, int(step)))
+        except (LookupError, ValueError):
             raise GoneError from None
         return Response(content, media_type="image/png", headers=HEADERS)
 

@@ -14,10 +14,8 @@ from whale.actions import ACTION_NAMES, ActionStatus
 from whale.episodes import action_range
 from whale.errors import UserError
 from whale.models.dataset_card import DatasetCard
-from whale.models.world_model import WorldModel
 from whale.play.catalogue import Catalogue, Recording
 from whale.rollout import Imagination, ImaginedStep
-from whale.uncertainty import Retracing
 
 FACTORS = ("divergence_mean", "divergence_top", "entropy", "mean", "top")
 """What is kept of an `Uncertainty`."""
@@ -32,6 +30,8 @@ class Shown(NamedTuple):
     """Probability that the frame is terminal."""
     uncertainty: dict[str, float | None] | None
     """By name of `FACTORS`, where the frame was retraced."""
+    accumulated: float
+    """Uncertainty up to here, as the calibration adds it up; 0 without calibration."""
     expected_error: float | None
     """The error that the calibration expects of it, grey levels."""
     error: float | None
@@ -41,12 +41,12 @@ class Shown(NamedTuple):
 class Run:
     """What one model imagines of the session's actions: `frames[k]` uint8 [H, W, 3] and `steps[k - 1]` at step k."""
 
-    def __init__(self, model: WorldModel, catalogue: Catalogue, recording: Recording, retracing: Retracing | None):
-        self.model, self._recording, self._retracing = model, recording, retracing
+    def __init__(self, name: str, catalogue: Catalogue, recording: Recording):
+        self.model, self._gauge, self._recording = catalogue.models[name], catalogue.gauges[name], recording
         self._dataset, self._period = catalogue.dataset, catalogue.control_period_sec
         self._context = catalogue.config.context_frames
         self._imagination: Imagination | None = None
-        self._recorded = model.decode(model.encode(recording.frames)[None])[0]
+        self._recorded = self.model.decode(self.model.encode(recording.frames)[None])[0]
         self.frames: list[np.ndarray] = []
         self.steps: list[Shown] = []
 
@@ -63,7 +63,8 @@ class Run:
     def _start(self, actions: list[np.ndarray]) -> Imagination:
         imagination = Imagination(
             self.model, self._recording.frames[None, : self._context],
-            self._recording.actions[None, : self._context - 1], self._dataset, self._period, retracing=self._retracing,
+            self._recording.actions[None, : self._context - 1], self._dataset, self._period,
+            retracing=self._gauge.retracing,
         )  # fmt: skip
         if not self.frames:
             self.frames.append(imagination.frame()[0])
@@ -73,14 +74,15 @@ class Run:
 
     def _shown(self, step: ImaginedStep, frame: np.ndarray) -> Shown:
         found = expected = error = None
-        at = self._context + len(self.steps)
+        accumulated = self.steps[-1].accumulated if self.steps else 0.0
         if step.uncertainty is not None:
             found = {name: _finite(getattr(step.uncertainty, name)[0]) for name in FACTORS}
-            calibration = getattr(self.model, "calibration", None)
-            expected = None if calibration is None else _finite(calibration(step.uncertainty)[0])
-        if at < len(self._recorded):
+        if (calibration := self._gauge.calibration) is not None:
+            accumulated += float(calibration.of_step(step.uncertainty).sum())
+            expected = _finite(calibration.expected_error(np.array([accumulated]))[0])
+        if (at := self._context + len(self.steps)) < len(self._recorded):
             error = float(np.sqrt(np.square(frame.astype(np.float64) - self._recorded[at]).mean()))
-        return Shown(_finite(step.reward[0]), _finite(step.terminated[0]), found, expected, error)
+        return Shown(_finite(step.reward[0]), _finite(step.terminated[0]), found, accumulated, expected, error)
 
     def rewind(self, steps: int) -> None:
         """Forget what came after so many steps."""
@@ -173,8 +175,7 @@ class Session:
 
     def _show(self, model: str) -> None:
         if model not in self.runs:
-            weights, retracing = self.catalogue.models[model], self.catalogue.retracing(model)[0]
-            self.runs[model] = Run(weights, self.catalogue, self.recording, retracing)
+            self.runs[model] = Run(model, self.catalogue, self.recording)
         self.runs[model].catch_up(self.actions)
         self.model = model
         self.revision += 1
