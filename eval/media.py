@@ -116,13 +116,13 @@ def publish_strips(
 ) -> list[dict[str, Any]]:
     """Write strips of disagreement and error to `<out>/<name>/`; returns what the result lists of them.
 
-    They are of the episodes at the 10th, 50th and 90th percentile of the uncertainty at the last step.
+    They are of the episodes at the 10th and 90th percentile of the uncertainty at the last step.
     """
     assert signals.divergence is not None
     last, accumulated = config.horizon, signals.accumulated["retracing"]
     steps = np.array(sorted({2**k for k in range(last.bit_length()) if 2**k <= last} | {last})) - 1
     at, grid = config.context_frames + steps, int(signals.divergence.shape[2] ** 0.5)
-    chosen = chosen_episodes(accumulated[:, -1])
+    chosen = {i: q for i, q in chosen_episodes(accumulated[:, -1]).items() if q != 50}
     shown, heats = [], []
     for i in chosen:
         true = model.encode(episodes.frames[i])

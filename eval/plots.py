@@ -210,23 +210,23 @@ def uncertainty_strip(
     with matplotlib.rc_context(SETTINGS):
         figure = _figure(9.0, (9.0 - 1.4) / columns * 4 + 0.75)
         figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01))
-        grid = figure.subplots(4, columns, squeeze=False)
+        grid = figure.subplots(4, columns + 1, squeeze=False, width_ratios=[*[1] * columns, 0.08])
         for row, column in np.ndindex(4, columns):
             axes = grid[row, column]
             shown = pictures[row, column] if row < 2 else heats[row - 2, column]
             image = axes.imshow(shown, interpolation="nearest", cmap="magma", vmin=0, vmax=limits[row - 2])
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
-            if row == 0:
-                axes.set_title(titles[column], fontsize=9)
-            if row == 3:
-                axes.set_xlabel(notes[column], fontsize=9)
             if column == 0:
                 axes.set_ylabel(names[row], fontsize=10.5, fontweight="bold")
-            if row >= 2 and column == columns - 1:
-                bar = figure.colorbar(image, ax=grid[row, :].tolist(), fraction=0.03, pad=0.01, aspect=10)
-                bar.set_label(("nats", "grey levels")[row - 2], fontsize=9)
+            if row >= 2:
+                bar = figure.colorbar(image, cax=grid[row, -1], label=("nats", "grey levels")[row - 2])
                 bar.outline.set_visible(False)
+        for column in range(columns):
+            grid[0, column].set_title(titles[column], fontsize=9)
+            grid[3, column].set_xlabel(notes[column], fontsize=9)
+        for row in range(2):
+            grid[row, -1].set_axis_off()
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=130, facecolor="white", metadata={"Software": None})
         return buffer.getvalue()

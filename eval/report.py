@@ -37,12 +37,22 @@ MEANINGS = {
     r"regret_at_1": "lost by choosing the policy that imagination likes best",
     r"value_gap": "mean distance between imagined and true value",
     r"value_gap_normalised": "the value gap over the range of the true values",
+    r"auroc_retracing_over_(\w+)": "AUROC of retracing minus that of {}",
+    r"auroc_(\w+)_p90": "wrong frames told by {}: errors above the 90th percentile at their step",
+    r"auroc_(\w+)": "wrong frames told by {}: errors above the median at their step",
+    r"calibration_ece": "expected against true errors of imagined frames",
     r"finetune_psnr_gain_over_scratch": "adapted over trained from scratch, on the same demonstrations and episodes",
 }
 METRICS = {"psnr": ("PSNR, dB", 2), "ssim": ("SSIM", 3), "cross_entropy": ("token cross-entropy, nats", 3)}
 """The curves that are drawn: label, and decimals in tables."""
 VALUE_NAMES = ("value_pearson", "value_spearman", "value_pearson_per_start", "mmrv", "regret_at_1", "value_gap",
                "value_gap_normalised")  # fmt: skip
+SIGNAL_COLUMNS = {
+    "AUROC, above the median": "auroc_{}", "AUROC, above the 90th percentile": "auroc_{}_p90",
+    "AUROC, signal of the step alone": "auroc_{}_step", "rank correlation": "spearman_{}",
+    "risk-coverage area": "risk_coverage_area_{}", "AUROC pooled over steps": "auroc_pooled_{}",
+}  # fmt: skip
+"""Of the table of signals: heading, and name of the figure."""
 
 
 def write_report(out: Path) -> Path:
@@ -69,6 +79,7 @@ def write_report(out: Path) -> Path:
         "free": [_row(figure) for figure in figures if figure.need is None and not _shown_elsewhere(figure)],
         "fidelity": _fidelity(parts["fidelity"], out) if "fidelity" in parts else None,
         "value": _value(parts["value"], figures) if "value" in parts else None,
+        "uncertainty": _uncertainty(parts["uncertainty"], out) if "uncertainty" in parts else None,
         "finetune": _finetune(results["finetune"], figures) if results["finetune"] else None,
         "budget": results["budget"],
         "settings": [_settings(part) for part in (*results["parts"], *_sides(results))],
@@ -128,7 +139,8 @@ def _number(value: float) -> str:
 def _shown_elsewhere(figure: Figure) -> bool:
     """Whether the tables of curves or of values show it."""
     name = figure.name.removesuffix("_undertrained")
-    return name in (*VALUE_NAMES, "value_pearson_actions_only") or bool(re.fullmatch(r"(psnr|ssim)_h\d+", name))
+    in_tables = r"(psnr|ssim)_h\d+|(auroc|spearman|risk_coverage_area|calibration)_\w+"
+    return name in (*VALUE_NAMES, "value_pearson_actions_only") or bool(re.fullmatch(in_tables, name))
 
 
 def _fidelity(part: dict[str, Any], out: Path) -> dict[str, Any]:
@@ -186,6 +198,31 @@ def _value(part: dict[str, Any], figures: list[Figure]) -> dict[str, Any]:
         "rows": rows,
         "policies": policies,
         "policy_columns": [title for title, _ in shown.values()],
+    }
+
+
+def _uncertainty(part: dict[str, Any], out: Path) -> dict[str, Any]:
+    curves, figures = part["curves"], {figure.name: _row(figure) for figure in read_figures(part["figures"])}
+    chance = {"chance": {key: [0.5] * len(curves["steps"]) for key in ("mean", "low", "high")}}
+    drawn = [(label, plots.horizon_curves(curves[key] | chance, curves["steps"], f"AUROC, errors {label}"))
+             for key, label in (("auroc", "above the median"), ("auroc_p90", "above the 90th percentile"))]  # fmt: skip
+    drawn.append(("risk and coverage", plots.risk_coverage(curves["risk"])))
+    if "calibration" in part:
+        drawn.append(("reliability", plots.reliability(part["calibration"]["bins"])))
+    names = list(dict.fromkeys(match[1] for name in figures if (match := re.fullmatch(r"auroc_(\w+)_p90", name))))
+    names = [name for name in names if not name.endswith("_step") and "_over_" not in name] + ["step_index", "oracle"]
+    rows = [(name, plots.STYLES.get(name, {}), [figures.get(form.format(name)) for form in SIGNAL_COLUMNS.values()])
+            for name in names]  # fmt: skip
+    rows.sort(key=lambda row: row[0] not in curves["risk"])  # the judged ones first, then their variants
+    return {
+        "part": part,
+        "strips": [(entry, _data_uri("png", read_media(out, entry))) for entry in part["media"]],
+        "plots": [(label, _svg_uri(svg)) for label, svg in drawn],
+        "columns": list(SIGNAL_COLUMNS),
+        "rows": rows,
+        "gains": [(style["label"], [figures[f"{name}{suffix}"] for suffix in ("", "_p90")])
+                  for rival, style in plots.STYLES.items() if (name := f"auroc_retracing_over_{rival}") in figures],
+        "figures": figures,
     }
 
 

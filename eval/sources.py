@@ -54,17 +54,12 @@ def not_retraceable(model: "WorldModel", dataset: str, config: UncertaintyConfig
     """Why retracing, where it is asked for, is not defined for the dataset's actions; None where it is.
 
     Raises:
-        UserError: the context is shorter than retracing goes back; or it is not defined, and was to be calibrated.
+        UserError: it is not, and was to be calibrated.
     """
     from whale.uncertainty import refuse_unmergeable
 
     if config.retracing is None or dataset not in model.config.datasets:  # a rollout refuses the latter
         return None
-    if config.context_frames <= (back := config.retracing.steps[-1]):
-        raise UserError(
-            f"retracing.steps go {back} frames back, and context_frames is {config.context_frames}",
-            f"give at least {back + 1} context frames",
-        )
     try:
         refuse_unmergeable(model.config.datasets[dataset])
     except UserError as error:

@@ -46,11 +46,11 @@ def resampled_spearman(scores: np.ndarray, errors: np.ndarray, counts: np.ndarra
     weights = counts / counts.sum(1, keepdims=True)
     x, y = (ranks(values) - weights @ ranks(values)[:, None] for values in (scores, errors))
     covariance, square = (weights * x * y).sum(1), (weights * x**2).sum(1) * (weights * y**2).sum(1)
-    return covariance / np.sqrt(np.where(square > 0, square, np.inf))
+    return np.where(square > 1e-9, covariance / np.sqrt(np.maximum(square, 1e-9)), 0.0)
 
 
 def resampled_area(scores: np.ndarray, errors: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Area under risk and coverage of each resample: float [R], in the unit of the errors."""
+    """Area under risk and coverage of each resample, equal scores in the order they come in: float [R]."""
     order = np.argsort(scores, kind="stable")
     drawn = counts[:, order]
     risk = (drawn * errors[order]).cumsum(1) / np.maximum(drawn.cumsum(1), 1)
