@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from whale.models.frame_cache import Remember
+from whale.models.linear import Linear
 from whale.models.norm import RMSNorm
 
 GRID = 65_535
@@ -85,8 +86,8 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, temporal: bool = False):
         super().__init__()
         self.heads, self.over = heads, 1 if temporal else -3
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
+        self.qkv = Linear(width, 3 * width, bias=False)
+        self.out = Linear(width, width, bias=False)
         self.norm_q, self.norm_k = RMSNorm(width // heads), RMSNorm(width // heads)
 
     def forward(

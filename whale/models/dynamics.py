@@ -20,6 +20,7 @@ from whale.clips.clip import ActionType
 from whale.config import configclass
 from whale.models.frame_cache import Sight
 from whale.models.layers import LocalStem, RMSNorm, SwiGLU, check_heads, full_precision
+from whale.models.linear import Linear
 from whale.models.st_transformer import SpatialTemporalTransformer
 
 ACTION_FEATURES = ACTION_DIM * (1 + len(ActionStatus)) + len(ActionType)
@@ -107,7 +108,7 @@ class Dynamics(nn.Module):
         self.code_shift = nn.Linear(width, code_dim)
         self.sharpness = nn.Parameter(torch.zeros(1))  # DeepSpeed does not take parameters without dimensions
         self.copy_gate = nn.Linear(width, 1)
-        self.free_head = nn.Linear(width, num_codes)
+        self.free_head = Linear(width, num_codes)
         self.outcome = nn.Sequential(RMSNorm(width), SwiGLU(width), nn.Linear(width, 2))
         for layer in (self.embodiment, self.free_head, self.code_shift):
             nn.init.zeros_(layer.weight)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from whale.models.attention import Attention
 from whale.models.frame_cache import Remember
+from whale.models.linear import Linear
 from whale.models.norm import RMSNorm
 
 
@@ -34,8 +35,8 @@ class SwiGLU(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         hidden = swiglu_hidden(width)
-        self.gate_and_value = nn.Linear(width, 2 * hidden, bias=False)
-        self.out = nn.Linear(hidden, width, bias=False)
+        self.gate_and_value = Linear(width, 2 * hidden, bias=False)
+        self.out = Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""

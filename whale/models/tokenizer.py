@@ -17,6 +17,7 @@ from whale.config import configclass
 from whale.models.frame_cache import Sight, band_mask, turns
 from whale.models.fsq import FiniteScalarQuantizer, FSQConfig
 from whale.models.layers import LocalStem, ResidualSwiGLU, check_heads, full_precision
+from whale.models.linear import Linear
 from whale.models.local_encoder import LocalEncoder
 from whale.models.quantizer import VectorQuantizer, VQConfig
 from whale.models.st_transformer import SpatialTemporalTransformer
@@ -105,8 +106,8 @@ class VideoTokenizer(PretrainedModel):
             width, config.heads, config.decoder_depth, config.decoder_frames, temporal_depth=1
         )
         # Starts as a plain linear decoder of the code; the transformer learns the residual.
-        self.code_to_patch = nn.Linear(dim, patch_values)
-        self.width_to_patch = nn.Linear(width, patch_values)
+        self.code_to_patch = Linear(dim, patch_values)
+        self.width_to_patch = Linear(width, patch_values)
         nn.init.zeros_(self.width_to_patch.weight)
         nn.init.zeros_(self.width_to_patch.bias)
 
