@@ -3,6 +3,7 @@
 Legend: B streams, T frames, K predictions of the same frame, S tokens a frame, F action features, Z embedding dim.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor
 
 from whale.models.dynamics import ACTION_FEATURES, Prediction
 from whale.models.world_model import WorldModel
+
+CPU_PLACES = 1024
+"""Token positions that a CPU takes through the model together: what a layer makes of more leaves its caches."""
 
 
 class TokenRollout:
@@ -59,13 +63,27 @@ class TokenRollout:
         before it and the action that does what was done since: it sees what was there before its frame, and nothing
         sees it. All are given the behaviour at the present frame. Nothing is final before `advance`.
         """
-        model, position_BK = self.model, self.clock_B[:, None] - self.back_K[: tokens_BKS.shape[1]]
+        batch, copies = tokens_BKS.shape[:2]
+        size = batch
+        if tokens_BKS.device.type == "cpu":
+            size = math.ceil(CPU_PLACES / (copies * len(self.model.dynamics.position_RD)))
+        parts = [
+            self._predict(first, tokens_BKS[first : first + size], action_BKF[first : first + size])
+            for first in range(0, batch, size)
+        ]
+        return parts[0] if len(parts) == 1 else Prediction(*(torch.cat(values) for values in zip(*parts, strict=True)))
+
+    def _predict(self, first: int, tokens_BKS: Tensor, action_BKF: Tensor) -> Prediction:
+        """Of some streams, from the one numbered `first` on."""
+        model, part = self.model, slice(first, first + len(tokens_BKS))
+        clock_B1, previous_B1F = self.clock_B[part, None], self.previous_BF[part, None]
         summary_B1D = model.behavior.summary(model.codes(tokens_BKS[:, :1]))
-        sight = self.prior.enter(self.clock_B[:, None])
-        z_B1Z = model.behavior.infer_prior(summary_B1D, self.previous_BF[:, None], sight).mean
+        z_B1Z = model.behavior.infer_prior(summary_B1D, previous_B1F, self.prior.enter(clock_B1, first)).mean
         z_BKZ = z_B1Z.expand(-1, tokens_BKS.shape[1], -1)
-        sight = self.dynamics.enter(position_BK)
-        return model.predict(tokens_BKS, action_BKF, z_BKZ, self.constant, sight, self.keep)
+        sight = self.dynamics.enter(clock_B1 - self.back_K[: tokens_BKS.shape[1]], first)
+        constant = {name: value[part] for name, value in self.constant.items()}
+        keep = None if self.keep is None else self.keep[:, :, part]
+        return model.predict(tokens_BKS, action_BKF, z_BKZ, constant, sight, keep)
 
     def advance(self, action_BF: Tensor) -> None:
         """Go on to the next frame, the present one being left by this action, the one it was predicted from."""

@@ -80,26 +80,29 @@ class FrameCache:
         clip = whole_clip(frames, self.band, self.head_dim, device)
         return Sight(clip.turn, clip.mask, partial(self._keep, kept))
 
-    def enter(self, position_BT: Tensor) -> Sight:
+    def enter(self, position_BT: Tensor, first: int = 0) -> Sight:
         """The sight of a pass over one new frame of each stream and copies of frames before it.
 
-        Each sees what was there before it, and itself. Entering a frame again replaces it; copies leave no trace.
+        Each sees what was there before it, and itself. Entering a frame again replaces it; copies leave no trace. These
+        are the streams from the one numbered `first` on.
         """
         batch, frames = position_BT.shape
+        streams, position_BL = slice(first, first + batch), self.position_BL[first : first + batch]
         slot_BT = position_BT % self.num_slots
         slot_BT[:, 1:] = torch.arange(self.num_slots, self.num_slots + frames - 1, device=slot_BT.device)
-        self.position_BL.scatter_(1, slot_BT[:, :1], position_BT[:, :1])
-        there_B1L, here_BT1 = self.position_BL[:, None], position_BT[..., None]
+        position_BL.scatter_(1, slot_BT[:, :1], position_BT[:, :1])
+        there_B1L, here_BT1 = position_BL[:, None], position_BT[..., None]
         mask_BTL = (there_B1L >= 0) & (there_B1L < here_BT1) & (there_B1L > here_BT1 - self.band)
         mask_BTL.scatter_(2, slot_BT[..., None], True)
         turn = turns(position_BT, self.head_dim)[:, :, None, None]
-        index_BT = slot_BT * batch + torch.arange(batch, device=slot_BT.device)[:, None]
-        return Sight(turn, mask_BTL[:, None, None], partial(self._write, index_BT.flatten()))
+        stream_B1 = torch.arange(first, first + batch, device=slot_BT.device)[:, None]
+        index_BT = slot_BT * len(self.position_BL) + stream_B1
+        return Sight(turn, mask_BTL[:, None, None], partial(self._write, streams, index_BT.flatten()))
 
     def _layer(self, layer: int, k_BSNTH: Tensor, v_BSNTH: Tensor) -> tuple[Tensor, Tensor]:
         if layer == len(self.layers):
-            batch, places, heads, _, width = k_BSNTH.shape
-            shape = (self.position_BL.shape[1], batch, places, heads, width)
+            _, places, heads, _, width = k_BSNTH.shape
+            shape = (*self.position_BL.mT.shape, places, heads, width)
             self.layers.append((k_BSNTH.new_zeros(shape), v_BSNTH.new_zeros(shape)))
         return self.layers[layer]
 
@@ -108,11 +111,14 @@ class FrameCache:
             ring_LBSNH[kept % self.num_slots] = x_BSNTH[..., kept, :].movedim(3, 0)
         return k_BSNTH, v_BSNTH
 
-    def _write(self, index: Tensor, layer: int, k_BSNTH: Tensor, v_BSNTH: Tensor) -> tuple[Tensor, Tensor]:
-        k_LBSNH, v_LBSNH = self._layer(layer, k_BSNTH, v_BSNTH)
-        for ring_LBSNH, x_BSNTH in ((k_LBSNH, k_BSNTH), (v_LBSNH, v_BSNTH)):
+    def _write(
+        self, streams: slice, index: Tensor, layer: int, k_BSNTH: Tensor, v_BSNTH: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        rings = self._layer(layer, k_BSNTH, v_BSNTH)
+        for ring_LBSNH, x_BSNTH in zip(rings, (k_BSNTH, v_BSNTH), strict=True):
             ring_LBSNH.flatten(0, 1).index_copy_(0, index, x_BSNTH.movedim(3, 1).flatten(0, 1))
-        return k_LBSNH.permute(1, 2, 3, 0, 4), v_LBSNH.permute(1, 2, 3, 0, 4)
+        k_BSNLH, v_BSNLH = (ring_LBSNH[:, streams].permute(1, 2, 3, 0, 4) for ring_LBSNH in rings)
+        return k_BSNLH, v_BSNLH
 
     def rows(self, index: Tensor) -> "FrameCache":
         """A cache of these streams, in this order, apart from this one."""
