@@ -132,7 +132,7 @@ def publish_strips(
         cells = np.square(dream.astype(np.float32) - aim).reshape(len(at), grid, aim.shape[1] // grid, grid, -1, 3)
         disagreement = signals.divergence[i, steps].reshape(-1, grid, grid)
         heats.append(np.stack([disagreement, np.sqrt(cells.mean((2, 4, 5)))]))
-    limits = tuple(float(np.percentile([heat[row] for heat in heats], 99.5)) for row in (0, 1))
+    limits = np.percentile(heats, 99.5, axis=(0, 2, 3, 4))
     media = []
     with publish_folder(config.out / config.name) as folder:
         for (i, percentile), pictures, heat in zip(chosen.items(), shown, heats, strict=True):

@@ -191,14 +191,14 @@ def reliability(bins: list[dict[str, float]]) -> bytes:
 
 
 def uncertainty_strip(
-    pictures: np.ndarray, heats: np.ndarray, limits: tuple[float, float], titles: list[str], notes: list[str]
+    pictures: np.ndarray, heats: np.ndarray, limits: np.ndarray, titles: list[str], notes: list[str]
 ) -> bytes:
     """An episode seen by its uncertainty, as PNG: a column for each of K frames.
 
     Args:
         pictures: uint8 [2, K, H, W, 3], recorded and imagined.
         heats: float [2, K, G, G], disagreement of each token (nats) and error of each (grey levels).
-        limits: upper ends of their colours.
+        limits: upper ends of their colours, float [2].
         titles: above the K columns.
         notes: below them.
     """
@@ -208,9 +208,9 @@ def uncertainty_strip(
     names = ("recorded", "imagined", "disagreement", "error")
     columns = pictures.shape[1]
     with matplotlib.rc_context(SETTINGS):
-        figure = _figure(9.0, (9.0 - 1.4) / columns * 4 + 0.75)
+        figure = _figure(7.0, (7.0 - 1.2) / columns * 4 + 0.75)
         figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01))
-        grid = figure.subplots(4, columns + 1, squeeze=False, width_ratios=[*[1] * columns, 0.08])
+        grid: Any = figure.subplots(4, columns + 1, squeeze=False, width_ratios=[*[1] * columns, 0.08])
         for row, column in np.ndindex(4, columns):
             axes = grid[row, column]
             shown = pictures[row, column] if row < 2 else heats[row - 2, column]
@@ -228,5 +228,5 @@ def uncertainty_strip(
         for row in range(2):
             grid[row, -1].set_axis_off()
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=130, facecolor="white", metadata={"Software": None})
+        figure.savefig(buffer, format="png", dpi=170, facecolor="white", metadata={"Software": None})
         return buffer.getvalue()

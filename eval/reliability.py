@@ -1,4 +1,4 @@
-"""Calibration of the retracing uncertainty: fitted on one half of the held-out episodes, judged on the other.
+"""Calibration of the uncertainty by retracing: fitted on one half of the held-out episodes, judged on the other.
 
 An episode's half is decided by its name, so that it is the same whatever else is scored. What is stored is the fit that
 was judged, not one on all episodes, whose calibration nobody would have measured.
@@ -15,7 +15,7 @@ from whale.eval.config import UncertaintyConfig
 from whale.eval.episodes import Episodes
 from whale.eval.fidelity import mean_figure
 from whale.eval.results import Figure
-from whale.eval.signals import HEADLINES, Signals
+from whale.eval.signals import Signals
 from whale.metrics.calibration import expected_calibration_error
 from whale.metrics.intervals import bootstrap_interval
 
@@ -85,7 +85,7 @@ def calibrate(
     uncertainty, expected = fit_knots(scores[fitted], error[fitted])
     calibration = Calibration(
         weights=model.checkpoint_hash,
-        signal=HEADLINES["retracing"],
+        signal="top",
         retracing=config.retracing,
         dataset=episodes.dataset,
         clips=clips_hash,
