@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from tiny_clips import pixel_folder, token_folder
 from whale.checkpoint import prune
 from whale.checkpoint_folder import find_checkpoints
 from whale.clips.loader import DataConfig, DataSource
+from whale.clips.merging import MergeConfig
 from whale.config import dump_config
 from whale.engine import EngineConfig, open_engine
 from whale.errors import UserError
@@ -176,6 +178,21 @@ def test_number_of_workers_changes_nothing(root, undisturbed, tmp_path):
     config = dynamics_config(root, tmp_path / "workers")
     train_dynamics(replace(config, data=replace(config.data, workers=2)))
     assert_same_run(config.run, undisturbed)
+
+
+def test_merged_actions_are_announced_and_resume_to_the_last_bit(root, undisturbed, tmp_path, capsys):
+    config = dynamics_config(root, tmp_path / "whole")
+    config = replace(config, data=replace(config.data, merge=MergeConfig(share=0.5)))
+    train_dynamics(config)
+    assert "merged actions in 50 % of the clips of tabletop" in capsys.readouterr().out
+    losses = [[line["loss"] for line in read_metrics(run / "metrics.jsonl") if "loss" in line]
+              for run in (config.run, undisturbed)]  # fmt: skip
+    assert losses[0] != losses[1]
+    again = replace(config, run=tmp_path / "again")
+    train_dynamics(again)
+    shutil.rmtree(find_checkpoints(again.run / "checkpoints")[-1].folder)
+    train_dynamics(replace(again, data=replace(again.data, workers=1)))  # from step 6
+    assert_same_run(again.run, config.run)
 
 
 def test_milestones_stay_and_can_be_exported(root, tmp_path):
