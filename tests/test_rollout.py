@@ -60,6 +60,8 @@ def test_frames_decoded_late_are_the_same_frames():
         eager.step(action)
         lazy.step(action)
         eager.frame()
+        if t in (1, 2):
+            assert np.array_equal(eager.frame(), lazy.frame())
     assert np.array_equal(eager.frame(), lazy.frame())
 
 
@@ -182,6 +184,22 @@ def test_rows_restart_and_the_others_do_not_notice(sampling):
             torch.testing.assert_close(ours[[0, 2]], theirs)
     np.testing.assert_allclose(disturbed.returns_B, [fresh.returns_B[0], plain.returns_B[1], fresh.returns_B[1]])
     assert disturbed.num_imagined_B.tolist() == [6, 11, 6]
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+@pytest.mark.parametrize("num_context", [1, 3])
+def test_a_row_may_restart_from_one_frame_and_before_any_step(steps, num_context):
+    model, rng = random_model(), np.random.default_rng(10)
+    imagination = Imagination(model, *context(model, 2, num_context), "tabletop", 0.2)
+    for _ in range(steps):
+        imagination.step(act(rng, 2))
+    new = context(model, 1, 4 - num_context, seed=9)
+    imagination.restart([1], *new)
+    fresh = Imagination(model, *new, "tabletop", 0.2)
+    for _ in range(5):
+        action = act(rng, 2)
+        assert np.array_equal(imagination.step(action).tokens[1], fresh.step(action[1:]).tokens[0])
+        assert np.array_equal(imagination.frame()[1], fresh.frame()[0])
 
 
 def retraced(model, tokens_BTS, actions_BTA, steps):

@@ -100,6 +100,7 @@ class Imagination:
         self.returns_B, self.running_B = np.zeros(batch), np.ones(batch)
         self.num_imagined_B = np.zeros(batch, np.int64)
         self._num_steps = 0
+        self._decoder, self._num_undecoded = model.tokenizer.decoder.new_cache(batch), frames
         self._frame: np.ndarray | None = None
 
     def predict(self, actions: np.ndarray) -> NextFrame:
@@ -133,7 +134,7 @@ class Imagination:
         self.running_B = self.running_B * (1.0 - self._predicted.terminated)
         self.num_imagined_B = self.num_imagined_B + 1
         self._num_steps += 1
-        self._frame = None
+        self._num_undecoded += 1
 
     def step(self, actions: np.ndarray) -> ImaginedStep:
         """Imagine what follows from physical actions, float32 [B, 7]: predict, choose, accept.
@@ -148,9 +149,14 @@ class Imagination:
 
     def frame(self) -> np.ndarray:
         """The present frame as pixels, uint8 [B, H, W, 3], decoded from the last R token frames."""
-        if self._frame is None:
-            last_BRS = self._recent_BRS[:, -self.model.config.tokenizer.decoder_frames :]
-            self._frame = self.model.tokenizer.decode_last(last_BRS, self._rollout.clock_B + 1).cpu().numpy()
+        if self._frame is None or self._num_undecoded:
+            now_B1, frames = self._rollout.clock_B[:, None], self.model.config.tokenizer.decoder_frames
+            if self._num_undecoded == 1 and self._frame is not None:
+                frames, sight = 1, self._decoder.enter(now_B1)
+            else:
+                sight = self._decoder.window(now_B1 + torch.arange(1 - frames, 1, device=now_B1.device))
+            self._frame = self.model.tokenizer.decode_last(self._recent_BRS[:, -frames:], sight).cpu().numpy()
+            self._num_undecoded = 0
         return self._frame
 
     def fork(self, copies: int) -> "Imagination":
@@ -165,7 +171,7 @@ class Imagination:
         other._recent_BRS, other._recent_actions = self._recent_BRS[at], self._recent_actions[index]
         other.returns_B, other.running_B = self.returns_B[index], self.running_B[index]
         other.num_imagined_B = self.num_imagined_B[index]
-        other._frame = None if self._frame is None else self._frame[index]
+        other._decoder, other._frame = self._decoder.rows(at), None if self._frame is None else self._frame[index]
         return other
 
     def restart(

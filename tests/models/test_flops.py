@@ -141,8 +141,7 @@ def test_an_imagined_frame(name):
     needed = 2 * (flops["latent"] - score_flops(model, dynamics.band))
     assert needed - 1 <= latent <= needed + 1 + 4 * dynamics.width  # the control period may enter once or every frame
     _, decode = counted(imagination.frame)
-    seen, width, depth = tokenizer.decoder_frames, tokenizer.width, tokenizer.decoder_depth
-    scores = 4 * places * width * ((seen + depth - 1) * places + pairs(seen, seen) * seen)
+    scores = 4 * places * tokenizer.width * (tokenizer.decoder_depth * places + tokenizer.decoder_frames)
     assert decode == pytest.approx(2 * (flops["decode"] - scores), rel=1e-9)
 
 

@@ -9,7 +9,6 @@ Legend: S tokens a frame, C code dim, D width, V codes, W band, T frames, P valu
 """
 
 import itertools
-from dataclasses import replace
 
 from whale.actions import ACTION_DIM
 from whale.models.behavior import BehaviorConfig
@@ -42,21 +41,17 @@ def imagined_flops(config: WorldModelConfig) -> dict[str, float]:
     """FLOPs per imagined frame of an episode whose bands are full, by part: `latent` and, to see it, `decode`.
 
     Latent: the behaviour's prior, the dynamics, and the choice of the expected tokens (the expected code is
-    probabilities times codes; a learned codebook is searched for the nearest, a grid rounds). A frame is decoded alone,
-    from its last token frames, which go through the block that looks back together.
+    probabilities times codes; a learned codebook is searched for the nearest, a grid rounds).
     """
     behavior, tokenizer, endless = config.behavior, config.tokenizer, 10**12
     tokens, choice = tokenizer.tokens_per_frame, _linear(tokenizer.quantizer.num_codes, tokenizer.quantizer.dim)
     dynamics = _world_model(config, endless)
     prior = _summary(behavior, tokenizer.quantizer.dim, tokens) + _prior(behavior, endless, config.dynamics.band)
-    seen, timed = tokenizer.decoder_frames, min(1, tokenizer.decoder_depth)
-    clip = _tokenizer(replace(tokenizer, decoder_depth=timed), seen)
-    alone = _transformer(tokenizer.width, tokenizer.decoder_depth - timed, 0, tokens, 0)
+    decode = _tokenizer(tokenizer, endless)
     return {
         "latent": sum(dynamics.values()) - dynamics["behavior"] + prior
         + tokens * choice * (2 if isinstance(tokenizer.quantizer, VQConfig) else 1),
-        "decode": seen * sum(clip.values()) + sum(alone.values())
-        - seen * (clip["encoder"] + clip["quantizer"]) - (seen - 1) * clip["heads"],
+        "decode": sum(decode.values()) - decode["encoder"] - decode["quantizer"],
     }  # fmt: skip
 
 

@@ -72,13 +72,34 @@ class FrameCache:
         """Keys and values of each layer, in the type that the layer computes in."""
 
     def begin(self, frames: int) -> Sight:
-        """The sight of a pass over frames 0 to T - 1 of all streams, of which the last are kept."""
-        device = self.position_BL.device
-        kept = torch.arange(max(0, frames - self.num_slots), frames, device=device)
-        self.position_BL.fill_(-1)
-        self.position_BL[:, kept % self.num_slots] = kept
-        clip = whole_clip(frames, self.band, self.head_dim, device)
-        return Sight(clip.turn, clip.mask, partial(self._keep, kept))
+        """The sight of a pass over frames 0 to T - 1 of all streams among themselves, of which the last are kept."""
+        clip = whole_clip(frames, self.band, self.head_dim, self.position_BL.device)
+        position_BT = torch.arange(frames, device=self.position_BL.device).expand(len(self.position_BL), -1)
+        return Sight(clip.turn, clip.mask, self._afresh(position_BT))
+
+    def window(self, position_BT: Tensor) -> Sight:
+        """The same of frames anywhere in their streams, one after the other; those before frame 0 are not there."""
+        distance_BTL = position_BT[..., None] - position_BT[:, None]
+        mask_BTL = (distance_BTL > 0) & (distance_BTL < self.band) & (position_BT >= 0)[:, None] | (distance_BTL == 0)
+        turn = turns(position_BT, self.head_dim)[:, :, None, None]
+        return Sight(turn, mask_BTL[:, None, None], self._afresh(position_BT))
+
+    def _afresh(self, position_BT: Tensor) -> Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Forget everything; what keeps the last of these frames."""
+        kept_BK = position_BT[:, -self.num_slots :]
+        self.position_BL.fill_(-1).scatter_(1, kept_BK % self.num_slots, kept_BK.clamp_min(-1))
+        last, index = slice(-kept_BK.shape[1], None), self._index(kept_BK % self.num_slots)
+
+        def keep(layer: int, k_BSNTH: Tensor, v_BSNTH: Tensor) -> tuple[Tensor, Tensor]:
+            self._write(slice(None), index, layer, k_BSNTH[..., last, :], v_BSNTH[..., last, :])
+            return k_BSNTH, v_BSNTH
+
+        return keep
+
+    def _index(self, slot_BT: Tensor, first: int = 0) -> Tensor:
+        """Where slots of the streams from `first` on lie in a ring of [L * B, ...]."""
+        stream_B1 = torch.arange(first, first + len(slot_BT), device=slot_BT.device)[:, None]
+        return (slot_BT * len(self.position_BL) + stream_B1).flatten()
 
     def enter(self, position_BT: Tensor, first: int = 0) -> Sight:
         """The sight of a pass over one new frame of each stream and copies of frames before it.
@@ -95,9 +116,7 @@ class FrameCache:
         mask_BTL = (there_B1L >= 0) & (there_B1L < here_BT1) & (there_B1L > here_BT1 - self.band)
         mask_BTL.scatter_(2, slot_BT[..., None], True)
         turn = turns(position_BT, self.head_dim)[:, :, None, None]
-        stream_B1 = torch.arange(first, first + batch, device=slot_BT.device)[:, None]
-        index_BT = slot_BT * len(self.position_BL) + stream_B1
-        return Sight(turn, mask_BTL[:, None, None], partial(self._write, streams, index_BT.flatten()))
+        return Sight(turn, mask_BTL[:, None, None], partial(self._write, streams, self._index(slot_BT, first)))
 
     def _layer(self, layer: int, k_BSNTH: Tensor, v_BSNTH: Tensor) -> tuple[Tensor, Tensor]:
         if layer == len(self.layers):
@@ -105,11 +124,6 @@ class FrameCache:
             shape = (*self.position_BL.mT.shape, places, heads, width)
             self.layers.append((k_BSNTH.new_zeros(shape), v_BSNTH.new_zeros(shape)))
         return self.layers[layer]
-
-    def _keep(self, kept: Tensor, layer: int, k_BSNTH: Tensor, v_BSNTH: Tensor) -> tuple[Tensor, Tensor]:
-        for ring_LBSNH, x_BSNTH in zip(self._layer(layer, k_BSNTH, v_BSNTH), (k_BSNTH, v_BSNTH), strict=True):
-            ring_LBSNH[kept % self.num_slots] = x_BSNTH[..., kept, :].movedim(3, 0)
-        return k_BSNTH, v_BSNTH
 
     def _write(
         self, streams: slice, index: Tensor, layer: int, k_BSNTH: Tensor, v_BSNTH: Tensor
@@ -132,6 +146,7 @@ class FrameCache:
     def put(self, index: Tensor, other: "FrameCache") -> None:
         """Let the streams of another cache take the places of these; all others stay as they are."""
         self.position_BL[index] = other.position_BL
-        for mine, theirs in zip(self.layers, other.layers, strict=True):
+        for layer, theirs in enumerate(other.layers):
+            mine = self._layer(layer, *(new_LBSNH.permute(1, 2, 3, 0, 4) for new_LBSNH in theirs))
             for ring_LBSNH, new_LBSNH in zip(mine, theirs, strict=True):
                 ring_LBSNH[:, index] = new_LBSNH

@@ -2,8 +2,8 @@
 
 The encoder is frame-wise and, unless it is given a reach, patch-local: a token is a pure function of its own patch, so
 any clip start gives the same tokens, and a token never flips where its pixels stand still. The decoder sees the last R
-token frames (one block with temporal attention of band R, then spatial blocks), so any frame needs R token frames
-only.
+token frames (one block with temporal attention of band R, then spatial blocks), so decoding streams, and any frame
+needs R token frames only.
 
 Legend: B batch, T frames, S tokens a frame (G x G grid), C code dim, D width, P = 3 p^2 values a patch.
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from whale.config import configclass
-from whale.models.frame_cache import Sight, band_mask, turns
+from whale.models.frame_cache import Sight
 from whale.models.fsq import FiniteScalarQuantizer, FSQConfig
 from whale.models.layers import LocalStem, ResidualSwiGLU, check_heads, full_precision
 from whale.models.linear import Linear
@@ -155,18 +155,12 @@ class VideoTokenizer(PretrainedModel):
         return self.to_frames(self.decode_codes(self.quantizer.codebook_VC[tokens_BTS]))
 
     @torch.no_grad()
-    def decode_last(self, tokens_BRS: Tensor, num_frames_B: Tensor) -> Tensor:
-        """The last of R token frames, of which only the last `num_frames_B` are there: uint8 [B, H, W, 3].
+    def decode_last(self, tokens_BTS: Tensor, sight: Sight) -> Tensor:
+        """The last of T token frames, which see by a cache of the decoder, uint8 [B, H, W, 3].
 
-        It is what `decode` makes of it in its clip: the decoder looks R frames back, and at distances only.
+        The frame after one that was decoded enters the cache alone; any other needs a window of R frames.
         """
-        frames, device = tokens_BRS.shape[1], tokens_BRS.device
-        there_BR = torch.arange(frames, device=device) >= frames - num_frames_B[:, None]
-        mask_BRR = band_mask(frames, frames, self.decoder.band, device) & there_BR[:, None]
-        mask_BRR |= torch.eye(frames, dtype=torch.bool, device=device)  # so that a frame that is not there sees one
-        turn = turns(torch.arange(frames, device=device), self.decoder.head_dim)
-        codes_BRSC = self.quantizer.codebook_VC[tokens_BRS]
-        return self.to_frames(self.decode_codes(codes_BRSC, Sight(turn, mask_BRR[:, None, None]), last=True))[:, 0]
+        return self.to_frames(self.decode_codes(self.quantizer.codebook_VC[tokens_BTS], sight, last=True))[:, 0]
 
     @property
     def num_codes(self) -> int:
