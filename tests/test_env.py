@@ -141,7 +141,7 @@ def test_a_row_is_what_one_environment_gives(config, mode, temperature):
         frame, info = env.reset(seed=20 + i)
         assert np.array_equal(frame, frames[i]) and same(info, row_of(infos, i))
     ended, ends = np.zeros(3, bool), []
-    for t in range(14):
+    for t in range(11):
         actions = action(t, 3)
         if mode is AutoresetMode.DISABLED and ended.any():
             frames, infos = many.reset(options={"reset_mask": ended})

@@ -5,9 +5,12 @@ that order. It is code of the user's: `load_policy` imports it because the user 
 goes wrong in it from whoever calls it.
 """
 
+import contextlib
+import ctypes
 import importlib
 import queue
 import threading
+import traceback
 import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -63,21 +66,41 @@ def load_policy(spec: str, seeds: Sequence[int], image_px: int = 64) -> Policy:
 
 
 def _serve(policy: Policy, asked: "queue.SimpleQueue[Any]") -> None:
-    """Answer images with actions, or with what was raised, until None is asked."""
-    while (question := asked.get()) is not None:
-        images, answer = question
-        try:
-            answer.put(policy.act(images))
-        except BaseException as error:
-            answer.put(error)
+    """Answer images with actions, or with what was raised, until None is asked, or `_interrupt` ends it."""
+    with contextlib.suppress(SystemExit):
+        while (question := asked.get()) is not None:
+            images, answer = question
+            try:
+                answer.put(policy.act(images))
+            except BaseException as error:
+                answer.put(error)
+
+
+def _interrupt(thread: threading.Thread) -> None:
+    """Raise SystemExit in a thread, at its next line of Python."""
+    if thread.is_alive():
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
+
+
+def _end(thread: threading.Thread, asked: "queue.SimpleQueue[Any]") -> None:
+    """End a serving thread when its policy is dropped, or the process about to exit.
+
+    Were a thread inside Torch when the interpreter goes, the process would abort.
+    """
+    asked.put(None)
+    if not threading.main_thread().is_alive():  # about to exit
+        thread.join(0.2)
+        _interrupt(thread)
+        thread.join(1.0)
 
 
 class GuardedPolicy:
     """A policy whose faults become errors that name it, the step and the remedy; never the caller's own.
 
     It acts in one daemon thread of its own, so that any object will do and whatever it holds on a device stays where
-    it is. A thread cannot be ended: one that hangs is left to itself, never called again, and does not keep the
-    process from exiting. What holds the interpreter's lock (a loop inside a C extension) holds the caller too.
+    it is. One that hangs is never called again, and is made to raise SystemExit where it is. That reaches Python code,
+    not a call that never returns to it: such a thread is left alone, and does not keep the process from exiting. What
+    holds the interpreter's lock (a loop inside a C extension) holds the caller too; against that only a process helps.
 
     Args:
         policy: what acts.
@@ -89,8 +112,9 @@ class GuardedPolicy:
         self.name, self.limit_sec, self.step = name, limit_sec, 0
         self._hung_at: int | None = None
         self._asked: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        threading.Thread(target=_serve, args=(policy, self._asked), name=name, daemon=True).start()
-        weakref.finalize(self, self._asked.put, None).atexit = False
+        self._thread = threading.Thread(target=_serve, args=(policy, self._asked), name=name, daemon=True)
+        self._thread.start()
+        weakref.finalize(self, _end, self._thread, self._asked)
 
     def act(self, images: np.ndarray) -> np.ndarray:
         """The policy's actions, float32 [B, 7], finite; `step` counts the calls.
@@ -107,14 +131,15 @@ class GuardedPolicy:
             actions = answer.get(timeout=self.limit_sec)
         except queue.Empty:
             self._hung_at = self.step
+            _interrupt(self._thread)
             raise self._error(
                 f"gave no action within {self.limit_sec:g} s, and is given up",
                 "make it faster, or allow it more time (limit_sec)",
             ) from None
         if isinstance(actions, BaseException):
-            raise self._error(
-                f"raised {type(actions).__name__}: {actions}", "correct it; the traceback above is its own"
-            ) from actions
+            at = traceback.extract_tb(actions.__traceback__)[-1]
+            problem = f"raised {type(actions).__name__}: {actions} ({at.filename}, line {at.lineno})"
+            raise self._error(problem, "correct it, and build it anew") from actions
         self._check(actions, len(images))
         self.step += 1
         return actions
