@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from whale.cuda_graph import Replayed
 from whale.models.dynamics import ACTION_FEATURES, Prediction
 from whale.models.world_model import WorldModel
 
@@ -19,8 +20,8 @@ CPU_PLACES = 1024
 class TokenRollout:
     """What the model remembers of B streams, each at its own frame.
 
-    All of it is tensors of fixed shapes, changed in place, and no step looks at a value: `predict` and `advance` can be
-    captured in a CUDA graph once both have run.
+    All of it is tensors of fixed shapes, changed in place, and no step looks at a value: on a GPU, `predict` becomes a
+    CUDA graph.
 
     Args:
         model: the world model, in eval mode.
@@ -42,6 +43,7 @@ class TokenRollout:
         """The action before it, zero before the first."""
         self.dynamics = model.dynamics.transformer.new_cache(batch, max(steps), len(steps) - 1)
         self.prior = model.behavior.prior.new_cache(batch)
+        self._replayed = Replayed()
 
     @torch.no_grad()
     def begin(self, tokens_BTS: Tensor, action_BTF: Tensor) -> None:
@@ -63,17 +65,17 @@ class TokenRollout:
         before it and the action that does what was done since: it sees what was there before its frame, and nothing
         sees it. All are given the behaviour at the present frame. Nothing is final before `advance`.
         """
+        if tokens_BKS.device.type == "cuda":
+            return self._replayed(self._predict, tokens_BKS, action_BKF)
         batch, copies = tokens_BKS.shape[:2]
-        size = batch
-        if tokens_BKS.device.type == "cpu":
-            size = math.ceil(CPU_PLACES / (copies * len(self.model.dynamics.position_RD)))
+        size = math.ceil(CPU_PLACES / (copies * len(self.model.dynamics.position_RD)))
         parts = [
-            self._predict(first, tokens_BKS[first : first + size], action_BKF[first : first + size])
+            self._predict(tokens_BKS[first : first + size], action_BKF[first : first + size], first)
             for first in range(0, batch, size)
         ]
         return parts[0] if len(parts) == 1 else Prediction(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
-    def _predict(self, first: int, tokens_BKS: Tensor, action_BKF: Tensor) -> Prediction:
+    def _predict(self, tokens_BKS: Tensor, action_BKF: Tensor, first: int = 0) -> Prediction:
         """Of some streams, from the one numbered `first` on."""
         model, part = self.model, slice(first, first + len(tokens_BKS))
         clock_B1, previous_B1F = self.clock_B[part, None], self.previous_BF[part, None]
