@@ -82,13 +82,10 @@ def _interrupt(thread: threading.Thread) -> None:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
 
 
-def _end(thread: threading.Thread, asked: "queue.SimpleQueue[Any]") -> None:
-    """End a serving thread when its policy is dropped, or the process about to exit.
-
-    Were a thread inside Torch when the interpreter goes, the process would abort.
-    """
-    asked.put(None)
-    if not threading.main_thread().is_alive():  # about to exit
+def _at_exit(reference: "weakref.ref[threading.Thread]", asked: "queue.SimpleQueue[Any]") -> None:
+    """End a serving thread that there still is: one inside Torch when the interpreter goes would abort the process."""
+    if thread := reference():
+        asked.put(None)
         thread.join(0.2)
         _interrupt(thread)
         thread.join(1.0)
@@ -114,7 +111,8 @@ class GuardedPolicy:
         self._asked: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._thread = threading.Thread(target=_serve, args=(policy, self._asked), name=name, daemon=True)
         self._thread.start()
-        weakref.finalize(self, _end, self._thread, self._asked)
+        weakref.finalize(self, self._asked.put, None).atexit = False
+        weakref.finalize(self._thread, _at_exit, weakref.ref(self._thread), self._asked)
 
     def act(self, images: np.ndarray) -> np.ndarray:
         """The policy's actions, float32 [B, 7], finite; `step` counts the calls.
