@@ -18,6 +18,7 @@ import pytest
 from tiny_clips import pixel_folder
 from tiny_model import random_model
 
+from whale.config import dump_config
 from whale.play.catalogue import Catalogue
 from whale.play.config import PlayConfig
 
@@ -68,16 +69,14 @@ class Refused(Exception):  # noqa: N818
 class Server:
     """`whale play` in a process of its own."""
 
-    def __init__(self, config: PlayConfig, *overrides: str):
-        from whale.config import dump_config
-
+    def __init__(self, config: PlayConfig, *overrides: str, file: str | None = None):
         folder = Path(config.clips).parent
         (folder / "play.yaml").write_text(dump_config(config))
         (folder / "driving.py").write_text(POLICIES)
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]),
                                     "OMP_NUM_THREADS": "1"}  # fmt: skip
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "whale", "play", str(folder / "play.yaml"), *overrides], env=environment,
+            [sys.executable, "-m", "whale", "play", file or str(folder / "play.yaml"), *overrides], env=environment,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert self.process.stdout and self.process.stderr
@@ -93,14 +92,13 @@ class Server:
         self._listening = threading.Thread(target=self.told.extend, args=(self.process.stderr,), daemon=True)
         self._listening.start()
 
-    def raw(self, path: str, data: bytes | None = None, timeout: float = 20, **headers: str) -> bytes:
+    def raw(self, path: str, data: bytes | None = None, **headers: str) -> bytes:
         names = {name.replace("_", "-"): value for name, value in headers.items()}
         if data is not None:
             names = {"Content-Type": "application/json"} | names
         try:
-            with urllib.request.urlopen(
-                urllib.request.Request(self.url + path, data, names), timeout=timeout
-            ) as answer:
+            request = urllib.request.Request(self.url + path, data, names)
+            with urllib.request.urlopen(request, timeout=20) as answer:
                 return answer.read()
         except urllib.error.HTTPError as error:
             with error:
@@ -177,8 +175,8 @@ def new_server(config):
     """Starts another server, with other settings."""
     running: list[Server] = []
 
-    def start(*overrides: str) -> Server:
-        running.append(Server(config, *overrides))
+    def start(*overrides: str, file: str | None = None) -> Server:
+        running.append(Server(config, *overrides, file=file))
         return running[-1]
 
     yield start

@@ -208,10 +208,10 @@ def test_several_ask_at_once_and_everything_is_done_once(server):
 
 
 def test_a_port_in_use_is_told_with_its_remedy(server):
-    with pytest.raises(UserError, match=f"port {server.port} of 127.0.0.1.*in use") as told:
+    with pytest.raises(UserError, match=rf"port {server.port} of 127\.0\.0\.1.*in use") as told:
         listen("127.0.0.1", server.port)
     assert "port=0" in told.value.args[1]
-    with pytest.raises(UserError, match="cannot listen on port 0 of 203.0.113.7"):
+    with pytest.raises(UserError, match=r"cannot listen on port 0 of 203\.0\.113\.7"):
         listen("203.0.113.7", 0)
 
 

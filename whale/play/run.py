@@ -4,8 +4,10 @@ import contextlib
 import ipaddress
 import signal
 import sys
+from importlib.util import find_spec
 
 from whale.cli import Task
+from whale.errors import UserError
 from whale.play.catalogue import Catalogue
 from whale.play.config import PlayConfig
 from whale.play.server import listen, serve
@@ -22,8 +24,11 @@ def run_play(config: PlayConfig) -> None:
     """Serve the page until Ctrl-C or SIGTERM.
 
     Raises:
-        UserError: the port is taken, no episode is long enough, or a model and the clips do not fit.
+        UserError: the extra `play` is not installed, the port is taken, no episode is long enough, or a model and the
+            clips do not fit.
     """
+    if missing := [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]:
+        raise UserError(f"the page needs {' and '.join(missing)}", "pip install 'whale[play]'")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, while models load too
     with contextlib.suppress(KeyboardInterrupt), listen(config.host, config.port) as listener:
         catalogue = Catalogue(config)

@@ -111,7 +111,9 @@ class Session:
     def choose_episode(self, episode: int) -> None:
         """Start from another recorded episode."""
         self.recording = self.catalogue.recording(episode)
-        self.episode, self.actions, self.drivers = episode, [], []
+        self.episode = episode
+        self.actions: list[np.ndarray] = []
+        self.drivers: list[str] = []
         self.runs: dict[str, Run] = {}
         self._show(self.model)
 
