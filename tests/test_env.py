@@ -52,11 +52,7 @@ def action(seed=0, num=None):
 @pytest.mark.parametrize("temperature", [None, 1.0])
 def test_gymnasium_finds_nothing_to_warn_of(endless, config, temperature):
     config = replace(config, temperature=temperature, retracing=Retracing())
-
-    def make(**kwargs):
-        return WorldModelEnv(endless, config, **kwargs)
-
-    spec = EnvSpec("WorldModel-v0", entry_point=make)
+    spec = EnvSpec("WorldModel-v0", entry_point="whale.env:WorldModelEnv", kwargs={"model": endless, "config": config})
     check_env(gymnasium.make(spec, render_mode="rgb_array").unwrapped)
 
 
@@ -181,7 +177,7 @@ def test_wrappers_of_gymnasium_go_around_it(endless, config):
 
 def test_rows_that_all_end_at_the_horizon_begin_again_together(endless, config):
     many = WorldModelVectorEnv(endless, config, 2, render_mode="rgb_array")
-    many.reset(seed=[5, 6])
+    many.reset(seed=np.array([5, 6]))
     ends = [many.step(action(t, 2))[3].tolist() for t in range(11)]
     assert ends == ([[False] * 2] * 4 + [[True] * 2] + [[False] * 2]) * 1 + [[False] * 2] * 4 + [[True] * 2]
     assert len(many.render()) == 2 and many.render()[0].shape == (16, 16, 3)

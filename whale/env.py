@@ -35,7 +35,7 @@ def _spaces(episodes: ImaginedEpisodes) -> tuple[Box, Box]:
 
 
 def _metadata(episodes: ImaginedEpisodes) -> dict[str, Any]:
-    return {"render_modes": ["rgb_array"], "render_fps": round(1 / episodes.control_period_sec)}
+    return {**WorldModelEnv.metadata, "render_fps": round(1 / episodes.control_period_sec)}
 
 
 def _ended(which: Any) -> UserError:
@@ -44,11 +44,13 @@ def _ended(which: Any) -> UserError:
 
 def _each(value: Any, num: int) -> list[Any]:
     """One value for each row: those that are given, or the one."""
-    return list(value) if isinstance(value, list | tuple | np.ndarray) else [value] * num
+    return list(value) if isinstance(value, list | tuple | range | np.ndarray) else [value] * num
 
 
 class WorldModelEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     """One imagined episode at a time; arguments and errors are those of `whale.episodes.ImaginedEpisodes`."""
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - as in the base class
 
     def __init__(self, model: WorldModel, config: EnvConfig, render_mode: str | None = None):
         self._episodes = ImaginedEpisodes(model, config, 1)
@@ -113,7 +115,9 @@ class WorldModelVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         options = options or {}
         mask = np.asarray(options.get("reset_mask", np.ones(self.num_envs, bool)))
         names = _each(options.get("episode"), self.num_envs)
-        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else _each(seed, self.num_envs)
+        if isinstance(seed, int | np.integer):
+            seed = range(int(seed), int(seed) + self.num_envs)
+        seeds = _each(seed, self.num_envs)
         if mask.dtype != bool or not len(mask) == len(seeds) == len(names) == self.num_envs:
             raise UserError(
                 f"reset_mask is {mask.dtype} {mask.shape}, with {len(seeds)} seeds and {len(names)} episodes",
@@ -121,7 +125,7 @@ class WorldModelVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             )
         for row in np.flatnonzero(mask):
             if seeds[row] is not None:
-                self._generators[row] = seeding.np_random(seeds[row])[0]
+                self._generators[row] = seeding.np_random(int(seeds[row]))[0]
         self._begin(mask, names)
         return self._episodes.frames(), self._infos(mask)
 
