@@ -10,6 +10,7 @@ from tiny_clips import pixel_folder, token_folder
 from tiny_model import random_batch, randomise, tiny_config
 
 from whale.clips.loader import DataConfig, DataSource
+from whale.clips.merging import MergeConfig
 from whale.errors import UserError
 from whale.export import save_export
 from whale.finetune.config import AdaptTokenizerConfig, WorldModelAdaptationConfig
@@ -51,6 +52,13 @@ def test_adapts_and_exports_with_own_statistics(root, tmp_path):
     assert adapted.tokenizer.fingerprint != source.tokenizer.fingerprint
     again = adapt_tokenizer(config(root, tmp_path / "run"), Ranks())  # finished: gives the same
     assert again.fingerprint == adapted.tokenizer.fingerprint
+
+
+def test_demonstrations_are_merged_for_the_dynamics_and_not_for_the_tokenizer(root, tmp_path, capsys):
+    demos = replace(config(root, tmp_path).demos, merge=MergeConfig(share=0.5))
+    adapt_world_model(config(root, tmp_path / "run", demos=demos))
+    assert capsys.readouterr().out.count("merged actions in 50 % of the clips of tabletop") == 1
+    assert (tmp_path / "run/export").is_dir()
 
 
 def test_weights_start_from_the_source_or_from_scratch(root, tmp_path):
