@@ -33,26 +33,18 @@ def png(frame: Any) -> bytes:
 
 
 def options(catalogue: Catalogue) -> dict[str, Any]:
-    """What the page offers: models, episodes, policies, and the axes of actions with their ranges."""
-    config = catalogue.config
-    models = {
-        name: {
-            "low": catalogue.card(name).action_low,
-            "high": catalogue.card(name).action_high,
-            "status": catalogue.card(name).action_status,
-            "step": model.record.get("step"),
-            "hash": (model.checkpoint_hash or "")[:12],
-            "retracing": gauge.retracing is not None,
+    """What the page offers: models with the ranges of their actions, episodes and policies."""
+    models: dict[str, Any] = {}
+    for name, model in catalogue.models.items():
+        card, gauge = catalogue.card(name), catalogue.gauges[name]
+        models[name] = {
+            "low": card.action_low, "high": card.action_high, "status": card.action_status, "hint": gauge.hint,
+            "step": model.record.get("step"), "retracing": gauge.retracing is not None,
             "largest_error": gauge.calibration and gauge.calibration.error[-1],
-            "hint": gauge.hint,
-        }
-        for (name, model), gauge in zip(catalogue.models.items(), catalogue.gauges.values(), strict=True)
-    }
+        }  # fmt: skip
     return {
-        "models": models, "episodes": catalogue.episodes, "policies": list(config.policies),
-        "dataset": catalogue.dataset, "split": config.split, "period_sec": catalogue.control_period_sec,
-        "action_type": catalogue.card(next(iter(catalogue.models))).action_type,
-        "max_steps": config.max_steps, "max_sessions": config.max_sessions, "context_frames": config.context_frames,
+        "models": models, "episodes": catalogue.episodes, "policies": list(catalogue.config.policies),
+        "dataset": catalogue.dataset, "period_sec": catalogue.control_period_sec, "action_type": card.action_type,
     }  # fmt: skip
 
 

@@ -159,10 +159,6 @@ class Session:
             run.rewind(steps)
         self._show(self.model)
 
-    def frame_now(self) -> np.ndarray:
-        """What is shown at the last step, uint8 [H, W, 3]."""
-        return self.runs[self.model].frames[-1]
-
     def _drive(self, action: np.ndarray, driver: str) -> None:
         limit = self.catalogue.config.max_steps
         if len(self.actions) >= limit:
@@ -192,23 +188,19 @@ class Session:
 
     def _describe(self) -> dict[str, Any]:
         start, rewards = self.catalogue.config.context_frames - 1, self.recording.rewards
+        last = [np.ones(7), *self.recording.actions[:start], *self.actions][-1]  # before a single frame: open
         return {
             "revision": self.revision,
             "episode": self.episode,
             "model": self.model,
             "actions": [action.tolist() for action in self.actions],
             "drivers": list(self.drivers),
-            "last_action": (self.actions[-1] if self.actions else self._before()).tolist(),
+            "gripper": float(last[6]),
             "same_actions": self.same_actions(),
             "recorded_steps": len(self.recording.frames) - 1 - start,
             "recorded_rewards": None if rewards is None else rewards[start:].tolist(),
             "runs": {name: [step._asdict() for step in run.steps] for name, run in self.runs.items()},
         }
-
-    def _before(self) -> np.ndarray:
-        """The action before step 0; standing still with the gripper open where the context is one frame."""
-        at = self.catalogue.config.context_frames - 2
-        return self.recording.actions[at] if at >= 0 else np.array([0, 0, 0, 0, 0, 0, 1], np.float32)
 
     def frame(self, model: str, step: int) -> np.ndarray:
         """The frame of a step, uint8 [H, W, 3]: imagined by a model, or with `recorded` for its name the recorded one.

@@ -98,7 +98,7 @@ class Sessions:
             size = self.catalogue.models[session.model].config.tokenizer.image_px
             made = await asyncio.to_thread(load_policy, specs[name], [session.episode], size)
             policy = GuardedPolicy(made, name, self.config.policy_timeout_sec)
-        action = (await asyncio.to_thread(policy.act, session.frame_now()[None]))[0]
+        action = (await asyncio.to_thread(policy.act, session.frame(session.model, len(session.actions))[None]))[0]
         await self.work(session.step, action, name)
         visit.policies[name] = policy
 
