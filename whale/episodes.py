@@ -127,14 +127,14 @@ class ImaginedEpisodes:
         frames = np.stack([clip.frames[:context] for clip in clips if clip.frames is not None])
         actions = np.stack([clip.actions[: context - 1] for clip in clips])
         sampling = None if self.config.temperature is None else Sampling(self.config.temperature, seeds)
-        if len(rows) == len(self.running):
+        if self._imagination is not None:  # kept for good: what it has recorded for a GPU serves every episode
+            self._imagination.restart(rows, frames, actions, seeds if sampling else None)
+        elif len(rows) == len(self.running):
             self._imagination = Imagination(
                 self.model, frames, actions, self.dataset, self.control_period_sec, sampling, self.config.retracing
             )
-        elif self._imagination is None:
-            raise UserError("no episode has begun", "let the first reset be of all episodes")
         else:
-            self._imagination.restart(rows, frames, actions, seeds if sampling else None)
+            raise UserError("no episode has begun", "let the first reset be of all episodes")
         for row, clip in zip(rows, clips, strict=True):
             self._infos[row] = clip.info
         self._tokens[rows] = self.model.encode(frames[:, -1])
