@@ -102,9 +102,11 @@ def test_the_error_shown_is_that_to_the_recorded_frame_through_the_tokenizer(cat
         ([1e400, 0, 0, 0, 0, 0, 1], "dx of the action is inf"),
         ([0, 0], r"shape \(2,\)"),
         ([[0] * 7], r"shape \(1, 7\)"),
-        (["x"] * 7, "no list of numbers"),
+        (["0"] * 7, "no list of numbers"),
+        ([10**50, 0, 0, 0, 0, 0, 1], "no list of numbers"),
+        ([1e300, 0, 0, 0, 0, 0, 1], "dx of the action is 1e\\+300"),
         ([[0], [0, 1]], "no list of numbers"),
-        (None, "shape|no list"),
+        (None, "no list of numbers"),
     ],
 )
 def test_a_bad_action_is_refused_in_words_and_nothing_has_happened(catalogue, action, words):

@@ -224,9 +224,11 @@ def check_action(action: Any, card: DatasetCard) -> np.ndarray:
     """
     remedy = f"give the 7 values {', '.join(ACTION_NAMES)}"
     try:
-        values = np.asarray(action, np.float32)
-    except (TypeError, ValueError, OverflowError):
-        raise UserError("the action is no list of numbers", remedy) from None
+        values = np.asarray(action)
+    except ValueError:  # lists of different lengths
+        values = np.array(None)
+    if values.dtype.kind not in "fiu":
+        raise UserError("the action is no list of numbers", remedy)
     if values.shape != (7,):
         raise UserError(f"the action has shape {values.shape}", remedy)
     for name, value, low, high in zip(ACTION_NAMES, values, *action_range(card), strict=True):
@@ -235,4 +237,4 @@ def check_action(action: Any, card: DatasetCard) -> np.ndarray:
                 f"{name} of the action is {value:g}, outside of {low:g} to {high:g}",
                 "give a value within: farther off the model has seen next to nothing",
             )
-    return np.where([status == ActionStatus.ACTUATED for status in card.action_status], values, np.float32(0))
+    return np.where([status == ActionStatus.ACTUATED for status in card.action_status], values, 0).astype(np.float32)
