@@ -120,7 +120,7 @@ def publish_strips(
     """
     assert signals.divergence is not None
     last, accumulated = config.horizon, signals.accumulated["retracing"]
-    steps = np.array(sorted({2**k for k in range(last.bit_length()) if 2**k <= last} | {last})) - 1
+    steps = np.array(sorted({2**k for k in range(last.bit_length())} | {last})) - 1
     at, grid = config.context_frames + steps, int(signals.divergence.shape[2] ** 0.5)
     chosen = {i: q for i, q in chosen_episodes(accumulated[:, -1]).items() if q != 50}
     shown, heats = [], []

@@ -28,7 +28,6 @@ STYLES: dict[str, dict[str, Any]] = {
     "dropout": {"label": "dropout", "color": "#b0569a", "marker": "D", "linestyle": ":"},
     "action_norm": {"label": "action norm", "color": "#d55e00", "marker": "v", "linestyle": "-."},
     "chance": {"label": "chance", "color": FAINT, "linestyle": "--"},
-    "oracle": {"label": "the error itself", "color": INK, "linestyle": "--"},
 }
 SETTINGS: Any = {
     "svg.hashsalt": "whale",  # equal results make equal bytes
@@ -148,27 +147,6 @@ def picture(cells: np.ndarray, horizons: list[int], control_period_sec: float) -
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=200, facecolor="white", metadata={"Software": None})
         return buffer.getvalue()
-
-
-def risk_coverage(risks: dict[str, list[float]]) -> bytes:
-    """Mean error of the least doubtful share of episodes, one line a signal of `STYLES`, as SVG."""
-    import matplotlib
-
-    with matplotlib.rc_context(SETTINGS):
-        figure = _figure(5.4, 3.5)
-        axes = figure.subplots()
-        _open_axes(axes)
-        for name, style in STYLES.items():
-            if name in risks:
-                coverage = np.arange(1, len(risks[name]) + 1) / len(risks[name])
-                line = {key: value for key, value in style.items() if key != "marker"}
-                axes.plot(100 * coverage, risks[name], linewidth=2, **line)
-        everything = next(iter(risks.values()))[-1]
-        axes.axhline(everything, color=FAINT, linewidth=1.2, linestyle="--", label="chance")
-        axes.set(xlabel="episodes kept, the least doubtful first, %", ylabel="mean error, grey levels", xlim=(0, 100))
-        figure.legend(loc="outside upper left", ncols=4, frameon=False, columnspacing=1.2, handlelength=1.8, fontsize=9,
-                      borderaxespad=0.2)  # fmt: skip
-        return _svg(figure)
 
 
 def reliability(bins: list[dict[str, float]]) -> bytes:

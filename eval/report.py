@@ -204,16 +204,15 @@ def _value(part: dict[str, Any], figures: list[Figure]) -> dict[str, Any]:
 def _uncertainty(part: dict[str, Any], out: Path) -> dict[str, Any]:
     curves, figures = part["curves"], {figure.name: _row(figure) for figure in read_figures(part["figures"])}
     chance = {"chance": {key: [0.5] * len(curves["steps"]) for key in ("mean", "low", "high")}}
-    drawn = [(label, plots.horizon_curves(curves[key] | chance, curves["steps"], f"AUROC, errors {label}"))
-             for key, label in (("auroc", "above the median"), ("auroc_p90", "above the 90th percentile"))]  # fmt: skip
-    drawn.append(("risk and coverage", plots.risk_coverage(curves["risk"])))
+    label = "AUROC, errors above the median"
+    drawn = [(label, plots.horizon_curves(curves["auroc"] | chance, curves["steps"], label))]
     if "calibration" in part:
         drawn.append(("reliability", plots.reliability(part["calibration"]["bins"])))
     names = list(dict.fromkeys(match[1] for name in figures if (match := re.fullmatch(r"auroc_(\w+)_p90", name))))
     names = [name for name in names if not name.endswith("_step") and "_over_" not in name] + ["step_index", "oracle"]
     rows = [(name, plots.STYLES.get(name, {}), [figures.get(form.format(name)) for form in SIGNAL_COLUMNS.values()])
             for name in names]  # fmt: skip
-    rows.sort(key=lambda row: row[0] not in curves["risk"])  # the judged ones first, then their variants
+    rows.sort(key=lambda row: row[0] not in curves["auroc"])  # the judged ones first, then their variants
     return {
         "part": part,
         "strips": [(entry, _data_uri("png", read_media(out, entry))) for entry in part["media"]],

@@ -105,9 +105,8 @@ def _collect_batch(
         step = leader.step(actions[:, t])
         if members:
             predictions["ensemble"].append(leader.logits_BSV)
-        of_step = {source: uncertainty(torch.stack(logits, 1)) for source, logits in predictions.items()}
-        if step.uncertainty is not None:
-            of_step["retracing"] = step.uncertainty
+        of_step = {} if step.uncertainty is None else {"retracing": step.uncertainty}
+        of_step |= {source: uncertainty(torch.stack(logits, 1)) for source, logits in predictions.items()}
         if retrace:  # a frame that is not retraced adds nothing
             seen = step.uncertainty and step.uncertainty.divergence_BS.cpu().numpy()
             divergence.append(np.zeros(step.tokens.shape, np.float32) if seen is None else seen)

@@ -18,7 +18,7 @@ import numpy as np
 
 from whale.eval.results import Figure, rounded
 from whale.eval.signals import HEADLINES, Signals
-from whale.metrics.detection import auroc, auroc_by_horizon, risk_coverage
+from whale.metrics.detection import auroc, auroc_by_horizon, risk_coverage_area
 from whale.metrics.intervals import bootstrap_counts
 from whale.metrics.value import ranks, spearman
 
@@ -85,13 +85,12 @@ class Judge:
         own, its = (self._resample(resampled_auroc, one, self.wrong[suffix]) for one in (scores, rival))
         return self._figure(f"auroc_{name}{suffix}", "", found - other, own - its)
 
-    def auroc_curve(self, scores: np.ndarray, steps: Sequence[int], suffix: str) -> dict[str, list[float]]:
-        """At single steps, with intervals, as `plots.horizon_curves` draws them."""
+    def auroc_curve(self, scores: np.ndarray, steps: Sequence[int]) -> dict[str, list[float]]:
+        """For the errors above the median at single steps, with intervals, as `plots.horizon_curves` draws them."""
         at = np.array(steps) - 1
-        resampled = self._resample(resampled_auroc, scores[:, at], self.wrong[suffix][:, at])
-        low, high = np.percentile(resampled, [2.5, 97.5], axis=0)
-        mean = auroc_by_horizon(scores, self.error, QUANTILES[suffix])[at]
-        return {"mean": rounded(mean), "low": rounded(low), "high": rounded(high)}
+        low, high = np.percentile(self._resample(resampled_auroc, scores[:, at], self.wrong[""][:, at]), [2.5, 97.5], 0)
+        return {"mean": rounded(auroc_by_horizon(scores, self.error, 0.5)[at]), "low": rounded(low),
+                "high": rounded(high)}  # fmt: skip
 
     def pooled_auroc(self, name: str, scores: np.ndarray) -> Figure:
         """Of all steps together, wrong above the median of all."""
@@ -105,20 +104,17 @@ class Judge:
         found = np.array([spearman(scores[:, h], self.error[:, h]) for h in range(scores.shape[1])])
         return self._figure(f"spearman_{name}", "", found, self._resample(resampled_spearman, scores, self.error))
 
-    def risk(self, scores: np.ndarray) -> np.ndarray:
-        """Mean error of the least doubtful share 1/N to 1 of the episodes, mean over the steps: float [N]."""
-        return np.stack([risk_coverage(scores[:, h], self.error[:, h]) for h in range(scores.shape[1])]).mean(0)
-
     def area(self, name: str, scores: np.ndarray) -> Figure:
         """Under risk and coverage: the mean error of those kept, over all shares that could be kept."""
-        found, resampled = self.risk(scores).mean(keepdims=True), self._resample(resampled_area, scores, self.error)
+        found = np.array([risk_coverage_area(scores[:, h], self.error[:, h]) for h in range(scores.shape[1])])
+        resampled = self._resample(resampled_area, scores, self.error)
         return self._figure(f"risk_coverage_area_{name}", "grey levels", found, resampled)
 
 
 def figures(judge: Judge, signals: Signals) -> list[Figure]:
     """Detection by every signal that there is."""
-    found, rivals = [], ("entropy", "ensemble", "dropout", "action_norm")
-    for name, scores in signals.accumulated.items():
+    found, have, rivals = [], signals.accumulated, ("entropy", "ensemble", "dropout", "action_norm")
+    for name, scores in sorted(have.items(), key=lambda item: not headline(item[0])):
         if name == "step_index":
             found.append(judge.pooled_auroc(name, scores))
             continue
@@ -126,27 +122,19 @@ def figures(judge: Judge, signals: Signals) -> list[Figure]:
         if headline(name):
             found += [judge.auroc(f"{name}_step", signals.per_step[name], suffix) for suffix in QUANTILES]
             found += [judge.spearman(name, scores), judge.area(name, scores), judge.pooled_auroc(name, scores)]
-    have = signals.accumulated
     found += [judge.gain(f"retracing_over_{rival}", have["retracing"], have[rival], suffix)
               for rival in rivals for suffix in QUANTILES if "retracing" in have and rival in have]  # fmt: skip
     return [*found, judge.area("oracle", judge.error)]
 
 
 def curves(judge: Judge, signals: Signals) -> dict[str, Any]:
-    """What the report draws: AUROC at single steps, and the risk at every coverage."""
+    """Over the steps: AUROC of the judged signals at powers of two, and mean errors at all."""
     last = signals.error.shape[1]
-    steps = sorted({2**k for k in range(last.bit_length()) if 2**k <= last} | {last})
+    steps = sorted({2**k for k in range(last.bit_length())} | {last})
     shown = {name: scores for name, scores in signals.accumulated.items() if headline(name) and name != "step_index"}
-    auroc_curves = {
-        suffix: {name: judge.auroc_curve(scores, steps, suffix) for name, scores in shown.items()}
-        for suffix in QUANTILES
-    }
-    risks = {name: rounded(judge.risk(scores)) for name, scores in (*shown.items(), ("oracle", judge.error))}
     return {
         "steps": steps,
-        "auroc": auroc_curves[""],
-        "auroc_p90": auroc_curves["_p90"],
-        "risk": risks,
+        "auroc": {name: judge.auroc_curve(scores, steps) for name, scores in shown.items()},
         "error": rounded(signals.error.mean(0)),
         "token_error": rounded(signals.token_error.mean(0)),
     }
