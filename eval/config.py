@@ -5,6 +5,7 @@ from pathlib import Path
 
 from whale.config import configclass
 from whale.eval.results import Need
+from whale.planner import PlannerConfig
 from whale.uncertainty import Retracing
 
 
@@ -153,6 +154,47 @@ class UncertaintyConfig:
             raise ValueError(f"dropout_samples {self.dropout_samples}: one mask alone disagrees with nothing")
         if self.calibrate and self.retracing is None:
             raise ValueError("calibrate needs retracing, whose signal is calibrated")
+
+
+@configclass
+class PlanningConfig:
+    """A planner in the true tabletop, from rendered images alone, beside the policies that made the data."""
+
+    name: str = "planning"
+    """Name of the result: `<out>/<name>.json`."""
+    out: Path
+    """Folder of the results."""
+    model: Path
+    """Exported world model: a folder, or a hub id `organisation/name`."""
+    planner: PlannerConfig = PlannerConfig()
+    """The planner of the headline figures; it maximises the imagined return."""
+    others: dict[str, PlannerConfig] = field(default_factory=dict)
+    """Planners run from the same starts, by the suffix of their figures: another `uncertainty_weight`, say."""
+    to_image: PlannerConfig | None = None
+    """A planner that is shown an image of the first disc on the goal, and no reward; suffix `image`. Null runs none."""
+    replan_every: int = 2
+    """Steps of a plan that are done before the next."""
+    num_starts: int = 16
+    """Start states from which each planner and each policy is run."""
+    horizon: int = 32
+    """Steps of an episode; its return is undiscounted."""
+    context_frames: int = 4
+    """Frames seen before the first plan: the start state and steps of standing still with the gripper open."""
+    seed: int = 0
+    """Seed of start states, planners and policies (disjoint from the seeds of collected episodes), and of the
+    bootstrap."""
+    needs: dict[str, Need] = field(default_factory=dict)
+    """Bounds by figure name, each `{at_least: x}` or `{at_most: x}`."""
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say."""
+        if self.context_frames < 1 or self.horizon < 1 or self.num_starts < 2 or self.seed < 0:
+            raise ValueError("context_frames and horizon must be at least 1, num_starts at least 2, seed at least 0")
+        planners = [self.planner, *self.others.values(), *([self.to_image] if self.to_image else [])]
+        if not 1 <= self.replan_every <= min(each.horizon for each in planners):
+            raise ValueError(f"replan_every {self.replan_every} must be at least 1, and within every planner's horizon")
+        if any(each.uncertainty_weight for each in planners) and self.context_frames < 2:
+            raise ValueError("uncertainty_weight needs two context_frames: retracing goes a frame back")
 
 
 @configclass

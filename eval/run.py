@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from whale.cli import Task
 from whale.clips.reader import ClipReader
 from whale.errors import UserError
-from whale.eval import fidelity, uncertainty, value
-from whale.eval.config import FidelityConfig, ReportConfig, UncertaintyConfig, ValueConfig
+from whale.eval import fidelity, planning, uncertainty, value
+from whale.eval.config import FidelityConfig, PlanningConfig, ReportConfig, UncertaintyConfig, ValueConfig
 from whale.eval.episodes import Episodes, read_episodes
 from whale.eval.media import publish_media, publish_strips
 from whale.eval.merge import merge
@@ -220,6 +220,40 @@ def run_uncertainty(config: UncertaintyConfig) -> None:
     _tell(found, path)
 
 
+def run_planning(config: PlanningConfig) -> None:
+    """Let planners and the behaviour policies act in the true tabletop; writes `<out>/<name>.json`."""
+    model = _load(config.model)
+    _check_size(model, config.model, (Camera().size_px, Camera().size_px, 3), None)
+    planners = {"": config.planner} | {f"_{name}": planner for name, planner in config.others.items()}
+    truth = value.run_truth(config)
+    played = {
+        suffix: planning.play(model, config, planner, False, f"planning{suffix}")
+        for suffix, planner in planners.items()
+    }
+    if config.to_image:
+        played["_image"] = planning.play(model, config, config.to_image, True, "planning to an image")
+    found = hold_to(planning.figures(truth, played, config.seed), config.needs)
+    content = {
+        "checkpoint_hash": model.checkpoint_hash,
+        "tokenizer_fingerprint": model.tokenizer.fingerprint,
+        "data_manifest_hash": None,
+        "dataset": value.DATASET,
+        "seeds": {"seed": config.seed, "starts": truth.start_seeds.tolist()},
+        "samples": {"starts": config.num_starts, "policies": len(SKILLS)},
+        "policies": {
+            name: {"return": rounded(truth.returns[p].mean()), "success": rounded(truth.success[p].mean())}
+            for p, name in enumerate(SKILLS)
+        },
+        "planners": {
+            suffix.removeprefix("_") or "planner": {
+                "returns": rounded(one.returns), "success": one.success.tolist(), "costs": rounded(one.costs),
+            }
+            for suffix, one in played.items()
+        },
+    }  # fmt: skip
+    _tell(found, write_part("planning", config, found, content))
+
+
 def run_report(config: ReportConfig) -> None:
     """Merge results into `results.json`, make `report.html` and `picture.png` of it, and print the verdict.
 
@@ -243,5 +277,6 @@ TASKS = {
     "fidelity": Task(FidelityConfig, run_fidelity),
     "value": Task(ValueConfig, run_value),
     "uncertainty": Task(UncertaintyConfig, run_uncertainty),
+    "planning": Task(PlanningConfig, run_planning),
     "report": Task(ReportConfig, run_report),
 }

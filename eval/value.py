@@ -8,13 +8,13 @@ Legend: P policies, N start states, H steps. Scene p * N + n is policy p at star
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from whale.clips.reader import ClipReader
 from whale.errors import UserError
-from whale.eval.config import ValueConfig
+from whale.eval.config import PlanningConfig, ValueConfig
 from whale.eval.results import Figure
 from whale.metrics import value as metrics
 from whale.metrics.intervals import bootstrap_interval
@@ -63,31 +63,48 @@ class _Team:
         return np.concatenate([policy.act(share) for policy, share in zip(self._policies, shares, strict=True)])
 
 
-def run_truth(config: ValueConfig) -> Truth:
-    """Run every policy in the simulator."""
-    seeds = FIRST_START_SEED + config.seed * config.num_starts + np.arange(config.num_starts)
-    start = Tabletop(config.num_starts)
-    start.reset(seeds)
-    still = np.repeat(STANDING_STILL[None], config.num_starts, 0)
-    context = [start.render()]
-    for _ in range(config.context_frames - 1):
-        start.step(still)
-        context.append(start.render())
+class Start(NamedTuple):
+    """N scenes after the context, and what was seen on the way."""
 
-    world, team = Tabletop(len(SKILLS) * config.num_starts), _Team(seeds)
-    world.set_state({name: np.concatenate([value] * len(SKILLS)) for name, value in start.state().items()})
+    world: Tabletop
+    frames: np.ndarray
+    """uint8 [N, C, H, W, 3]; the last ones show the scenes as they are."""
+    actions: np.ndarray
+    """float32 [N, C-1, 7]."""
+    seeds: np.ndarray
+    """int [N]."""
+
+
+def start(config: ValueConfig | PlanningConfig) -> Start:
+    """The scenes that everything starts from: drawn by the seed, then standing still."""
+    seeds = FIRST_START_SEED + config.seed * config.num_starts + np.arange(config.num_starts)
+    world = Tabletop(config.num_starts)
+    world.reset(seeds)
+    still = np.repeat(STANDING_STILL[None], config.num_starts, 0)
+    frames = [world.render()]
+    for _ in range(config.context_frames - 1):
+        world.step(still)
+        frames.append(world.render())
+    return Start(world, np.stack(frames, 1), np.repeat(still[:, None], config.context_frames - 1, 1), seeds)
+
+
+def run_truth(config: ValueConfig | PlanningConfig) -> Truth:
+    """Run every policy in the simulator."""
+    begin = start(config)
+    world, team = Tabletop(len(SKILLS) * config.num_starts), _Team(begin.seeds)
+    world.set_state({name: np.concatenate([value] * len(SKILLS)) for name, value in begin.world.state().items()})
     returns, actions = np.zeros(world.num_scenes), []
     for _ in range(config.horizon):
         actions.append(team.act(world.render()))
         returns += world.step(actions[-1])[0]
     shape = (len(SKILLS), config.num_starts)
     return Truth(
-        context_frames=np.stack(context, 1),
-        context_actions=np.repeat(still[:, None], config.context_frames - 1, 1),
+        context_frames=begin.frames,
+        context_actions=begin.actions,
         actions=np.stack(actions, 1).reshape(*shape, config.horizon, -1),
         returns=returns.reshape(shape),
         success=world.success().reshape(shape),
-        start_seeds=seeds,
+        start_seeds=begin.seeds,
     )
 
 

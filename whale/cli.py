@@ -43,6 +43,7 @@ TASKS: dict[str, tuple[str, dict[str, str]]] = {
             "fidelity": "score imagined frames against recorded ones",
             "value": "score imagined returns of policies against their true returns",
             "uncertainty": "ask whether signals of uncertainty know which imagined frames are wrong",
+            "planning": "let a planner act in the true tabletop, beside the policies that made the data",
             "report": "merge results into results.json and a self-contained HTML page",
         },
     ),
