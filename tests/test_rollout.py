@@ -5,9 +5,12 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from tiny_model import CARD, random_model
+from tiny_model import CARD, random_model, randomise
 
 from whale.errors import UserError
+from whale.models.dynamics import DynamicsConfig
+from whale.models.tokenizer import TokenizerConfig
+from whale.models.world_model import WorldModel, WorldModelConfig
 from whale.objectives.clip_noise import ClipNoise
 from whale.rollout import Imagination
 from whale.sampling import Sampling, expected_tokens
@@ -329,6 +332,33 @@ def test_a_seed_decides_what_an_episode_dreams_whatever_its_batch():
     assert not np.array_equal(twice[1], together[0])
 
 
+def test_in_float32_one_thread_gives_an_episode_the_same_bits_in_every_batch():
+    """Batches of 1, 2, 3 and 6, with the sizes of the tabletop's model: libraries choose their kernels by size."""
+    config = WorldModelConfig(
+        tokenizer=TokenizerConfig(image_px=64, patch_px=8), dynamics=DynamicsConfig(), datasets={"tabletop": CARD}
+    )
+    torch.manual_seed(0)
+    model = WorldModel(config).eval()
+    randomise(model)
+    images = np.random.default_rng(0).integers(0, 256, (6, 3, 64, 64, 3), np.uint8)
+    actions = np.random.default_rng(1).uniform(-0.05, 0.05, (6, 5, 7)).astype(np.float32)
+    threads, found = torch.get_num_threads(), []
+    torch.set_num_threads(1)
+    try:
+        for size in (1, 2, 3, 6):
+            logits = []
+            for rows in np.split(np.arange(6), 6 // size):
+                sampling = Sampling(1.0, rows.tolist())
+                one = Imagination(model, images[rows], actions[rows, :2], "tabletop", 0.2, sampling)
+                for t in range(2, 5):
+                    one.step(actions[rows, t])
+                logits.append(one.logits_BSV)
+            found.append(torch.cat(logits))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(other, found[0]) for other in found[1:])
+
+
 @pytest.mark.parametrize("how", [Sampling(1e-6, [0, 1]), Sampling(0, [0, 1]), Sampling(1.0, [0, 1], top_k=1)])
 def test_a_cold_sample_is_the_most_likely_token_and_logits_are_those_of_the_step(how):
     model = random_model()
@@ -337,3 +367,20 @@ def test_a_cold_sample_is_the_most_likely_token_and_logits_are_those_of_the_step
     for _ in range(3):
         tokens = imagination.step(np.full((2, 7), 0.02, np.float32)).tokens
         assert np.array_equal(tokens, imagination.logits_BSV.argmax(-1).numpy())
+
+
+def test_the_dynamics_transformer_may_be_in_bfloat16():
+    """All else stays in float32; so does the cache in the type of its layers."""
+    model, rng = random_model().float(), np.random.default_rng(11)
+    images, actions = context(model, 2, 3)
+    exact = Imagination(model, images, actions, "tabletop", 0.2, retracing=Retracing())
+    action = act(rng, 2)
+    expected = exact.predict(action)
+    model.dynamics.transformer.to(torch.bfloat16)
+    imagination = Imagination(model, images, actions, "tabletop", 0.2, retracing=Retracing())
+    found = imagination.predict(action)
+    assert found.logits_BSV.dtype == torch.float32
+    assert {x.dtype for layer in imagination._rollout.dynamics.layers for x in layer} == {torch.bfloat16}
+    torch.testing.assert_close(found.logits_BSV, expected.logits_BSV, atol=0.05 * expected.logits_BSV.std(), rtol=0.05)
+    imagination.accept(exact.logits_BSV.argmax(-1))
+    assert imagination.step(action).uncertainty.mean.isfinite().all() and imagination.frame().shape == (2, 16, 16, 3)

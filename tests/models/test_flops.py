@@ -130,19 +130,19 @@ def test_encoder_with_a_reach(reach):
 
 @pytest.mark.parametrize("name", ["tiny", "odd", "fsq"])
 def test_an_imagined_frame(name):
-    """But for scores, which the cache may compute in other ways than by matrix products."""
+    """Of four episodes (fewer are repeated in places); but for scores, which the cache may compute in other ways."""
     model = WorldModel(CONFIGS[name]).eval()
     dynamics, tokenizer, context = model.config.dynamics, model.config.tokenizer, 6
-    frames = np.zeros((2, context, tokenizer.image_px, tokenizer.image_px, 3), np.uint8)
-    imagination = Imagination(model, frames, np.zeros((2, context - 1, 7), np.float32), next(iter(model.scales)), 0.2)
+    frames = np.zeros((4, context, tokenizer.image_px, tokenizer.image_px, 3), np.uint8)
+    imagination = Imagination(model, frames, np.zeros((4, context - 1, 7), np.float32), next(iter(model.scales)), 0.2)
     imagination.frame()
     flops, places = imagined_flops(model.config), tokenizer.tokens_per_frame
-    _, latent = counted(lambda: imagination.step(np.zeros((2, 7), np.float32)))
-    needed = 2 * (flops["latent"] - score_flops(model, dynamics.band))
-    assert needed - 1 <= latent <= needed + 1 + 4 * dynamics.width  # the control period may enter once or every frame
+    _, latent = counted(lambda: imagination.step(np.zeros((4, 7), np.float32)))
+    needed = 4 * (flops["latent"] - score_flops(model, dynamics.band))
+    assert needed - 1 <= latent <= needed + 1 + 8 * dynamics.width  # the control period may enter once or every frame
     _, decode = counted(imagination.frame)
     scores = 4 * places * tokenizer.width * (tokenizer.decoder_depth * places + tokenizer.decoder_frames)
-    assert decode == pytest.approx(2 * (flops["decode"] - scores), rel=1e-9)
+    assert decode == pytest.approx(4 * (flops["decode"] - scores), rel=1e-9)
 
 
 def test_backward_is_twice_forward():

@@ -40,3 +40,17 @@ def test_learns():
 def test_autocast_reigns():
     with torch.autocast("cpu", torch.bfloat16):
         assert Linear(3, 2)(torch.ones(4, 3)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("shape", [(128, 256), (352, 128), (6, 4), (24, 1)])
+@torch.no_grad()
+def test_a_vector_gives_the_same_bits_whatever_stands_beside_it(shape):
+    torch.manual_seed(0)
+    layer, x, threads = Linear(*shape), torch.randn(40, shape[0]), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for size in (1, 2, 3, 5, 8):
+            parts = torch.cat([layer(part) for part in x.split(size)])
+            assert torch.equal(parts, layer(x)), size
+    finally:
+        torch.set_num_threads(threads)

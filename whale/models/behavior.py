@@ -16,6 +16,7 @@ from whale.actions import ACTION_DIM
 from whale.config import configclass
 from whale.models.frame_cache import Sight
 from whale.models.layers import ResidualSwiGLU, check_heads
+from whale.models.linear import Linear
 from whale.models.st_transformer import SpatialTemporalTransformer
 
 
@@ -63,8 +64,8 @@ class FrameSummary(nn.Module):
 
     def __init__(self, code_dim: int, tokens_per_frame: int, config: BehaviorConfig):
         super().__init__()
-        self.shrink = nn.Linear(code_dim, config.token_dim)
-        self.project = nn.Linear(config.token_dim * tokens_per_frame, config.width)
+        self.shrink = Linear(code_dim, config.token_dim)
+        self.project = Linear(config.token_dim * tokens_per_frame, config.width)
 
     def forward(self, codes_BTSC: Tensor) -> Tensor:
         """[B, T, S, C] -> [B, T, D]."""
@@ -78,15 +79,15 @@ class Behavior(nn.Module):
         super().__init__()
         self.config = config
         self.summary = FrameSummary(code_dim, tokens_per_frame, config)
-        self.action_in = nn.Linear(action_features, config.width)
+        self.action_in = Linear(action_features, config.width)
         self.prior = SpatialTemporalTransformer(config.width, config.heads, config.depth, band, has_space=False)
         self.posterior = nn.Sequential(*(ResidualSwiGLU(config.width) for _ in range(config.depth)))
-        self.prior_out = nn.Linear(config.width, 2 * config.dim)
-        self.posterior_out = nn.Linear(config.width, 2 * config.dim)
+        self.prior_out = Linear(config.width, 2 * config.dim)
+        self.posterior_out = Linear(config.width, 2 * config.dim)
         self.decoder = nn.Sequential(
-            nn.Linear(config.width + config.dim, config.width),
+            Linear(config.width + config.dim, config.width),
             ResidualSwiGLU(config.width),
-            nn.Linear(config.width, ACTION_DIM),
+            Linear(config.width, ACTION_DIM),
         )
         self.log_std_A = nn.Parameter(torch.zeros(ACTION_DIM))
 

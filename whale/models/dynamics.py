@@ -99,17 +99,17 @@ class Dynamics(nn.Module):
         self.stem = LocalStem(code_dim, width)
         self.position_RD = nn.Parameter(0.02 * torch.randn(grid**2 + 1, width))
         if not config.action_blind:
-            self.action_in = nn.Sequential(nn.Linear(ACTION_FEATURES, width), nn.SiLU(), nn.Linear(width, width))
-            self.behavior_in = nn.Linear(behavior_dim, width, bias=False)
+            self.action_in = nn.Sequential(Linear(ACTION_FEATURES, width), nn.SiLU(), Linear(width, width))
+            self.behavior_in = Linear(behavior_dim, width, bias=False)
             nn.init.zeros_(self.behavior_in.weight)
-        self.period_in = nn.Linear(1, width)
+        self.period_in = Linear(1, width)
         self.embodiment = nn.Embedding(num_embodiments, width)
         self.transformer = SpatialTemporalTransformer(width, config.heads, config.depth, config.band)
-        self.code_shift = nn.Linear(width, code_dim)
+        self.code_shift = Linear(width, code_dim)
         self.sharpness = nn.Parameter(torch.zeros(1))  # DeepSpeed does not take parameters without dimensions
-        self.copy_gate = nn.Linear(width, 1)
+        self.copy_gate = Linear(width, 1)
         self.free_head = Linear(width, num_codes)
-        self.outcome = nn.Sequential(RMSNorm(width), SwiGLU(width), nn.Linear(width, 2))
+        self.outcome = nn.Sequential(RMSNorm(width), SwiGLU(width), Linear(width, 2))
         for layer in (self.embodiment, self.free_head, self.code_shift):
             nn.init.zeros_(layer.weight)
 
