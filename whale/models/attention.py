@@ -55,7 +55,18 @@ def attend_written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = No
 def rotate(x: Tensor, turn: Tensor) -> Tensor:
     """Rotary position embedding of [..., T, H] by `whale.models.frame_cache.turns`, [2, ..., T, H / 2], half-split."""
     cos, sin = turn.to(x.dtype)
+    if not torch.is_grad_enabled():
+        return _turned(x, cos, sin)
     return _Rotation.apply(x, cos, sin)  # type: ignore[no-untyped-call]
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    a, b = x.chunk(2, -1)
+    out = x * torch.cat([cos, cos], -1)
+    out_a, out_b = out.chunk(2, -1)
+    out_a.addcmul_(b, sin, value=-1)
+    out_b.addcmul_(a, sin)
+    return out
 
 
 class _Rotation(torch.autograd.Function):
@@ -64,12 +75,7 @@ class _Rotation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        a, b = x.chunk(2, -1)
-        out = x * torch.cat([cos, cos], -1)
-        out_a, out_b = out.chunk(2, -1)
-        out_a.addcmul_(b, sin, value=-1)
-        out_b.addcmul_(a, sin)
-        return out
+        return _turned(x, cos, sin)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:

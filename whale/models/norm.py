@@ -20,6 +20,8 @@ class RMSNorm(nn.Module):
         """Any shape with the channels last; times `gain`."""
         weight = (self.weight * gain).to(x.dtype)
         if x.device.type == "cpu":
+            if not torch.is_grad_enabled():  # without the detour through autograd, which a single frame feels
+                return (x * _inverse_rms(x)).mul_(weight)
             return _RMSNormCPU.apply(x, weight)  # type: ignore[no-untyped-call]
         return F.rms_norm(x, (x.shape[-1],), weight, EPSILON)
 
