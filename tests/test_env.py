@@ -124,13 +124,12 @@ def row_of(infos, i):
     }
 
 
-@pytest.mark.parametrize("mode", list(AutoresetMode))
 @pytest.mark.parametrize("temperature", [None, 1.0])
-def test_a_row_is_what_one_environment_gives(config, mode, temperature):
+def test_a_row_is_what_one_environment_gives(config, temperature):
     """In fp64 to the bit: frames, rewards, ends and infos, over several episodes that end at different times."""
     model = ending(random_model(), -1, spread=40.0)
     config = replace(config, horizon=7, temperature=temperature, retracing=Retracing())
-    many = WorldModelVectorEnv(model, config, 3, autoreset_mode=mode)
+    many = WorldModelVectorEnv(model, config, 3)
     single = [WorldModelEnv(model, config) for _ in range(3)]
     frames, infos = many.reset(seed=20)
     for i, env in enumerate(single):
@@ -138,30 +137,19 @@ def test_a_row_is_what_one_environment_gives(config, mode, temperature):
         assert np.array_equal(frame, frames[i]) and same(info, row_of(infos, i))
     ended, ends = np.zeros(3, bool), []
     for t in range(11):
-        actions = action(t, 3)
-        if mode is AutoresetMode.DISABLED and ended.any():
-            frames, infos = many.reset(options={"reset_mask": ended})
-            for i in np.flatnonzero(ended):
-                frame, info = single[i].reset()
-                assert np.array_equal(frame, frames[i]) and same(info, row_of(infos, i))
-            ended = np.zeros(3, bool)
-        before = ended.copy()
+        actions, before = action(t, 3), ended
         frames, rewards, terminated, truncated, infos = many.step(actions)
         ended = terminated | truncated
         ends.append(ended)
         for i, env in enumerate(single):
-            if mode is AutoresetMode.NEXT_STEP and before[i]:
+            if before[i]:
                 frame, info = env.reset()
                 assert (rewards[i], terminated[i], truncated[i]) == (0, False, False)
             else:
                 frame, *results, info = env.step(actions[i])
                 assert results == [rewards[i], terminated[i], truncated[i]]
-            found = row_of(infos, i)
-            if mode is AutoresetMode.SAME_STEP and ended[i]:
-                assert np.array_equal(found.pop("final_obs"), frame) and same(found.pop("final_info"), info)
-                frame, info = env.reset()
-            assert np.array_equal(frame, frames[i]) and same(info, found)
-    assert many.metadata["autoreset_mode"] is mode
+            assert np.array_equal(frame, frames[i]) and same(info, row_of(infos, i))
+    assert many.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
     assert any(0 < row.sum() < 3 for row in ends) and sum(ends).max() > 1  # some ended while others went on
 
 
@@ -195,9 +183,12 @@ def test_spaces(endless, config):
     assert env.observation_space.shape == (16, 16, 3) and env.observation_space.dtype == np.uint8
     np.testing.assert_allclose(env.action_space.low, [-0.075] * 3 + [-1] * 3 + [0])
     np.testing.assert_allclose(env.action_space.high, [0.075] * 3 + [1] * 3 + [1])
-    low, high = action_range(replace(CARD, action_type="joint", action_low=(-2.0,) * 7, action_high=(1.0,) * 7))
+    low, high = action_range(replace(CARD, action_type="joint", action_low=(-2.0,) * 7, action_high=(-1.0,) * 7))
+    np.testing.assert_allclose(low, [-2.25] * 3 + [-1] * 3 + [-2.25])
+    np.testing.assert_allclose(high, [-0.75] * 3 + [1] * 3 + [-0.75])
+    low, high = action_range(replace(CARD, action_type="planar", action_low=(-2.0,) * 7, action_high=(1.0,) * 7))
     np.testing.assert_allclose(high, [3, 3, 3, 1, 1, 1, 3])
-    assert np.array_equal(low, -high)
+    assert np.array_equal(low, -high) and low.dtype == high.dtype == np.float32
 
 
 def test_what_is_not_actuated_is_not_read(endless, config):
@@ -227,16 +218,18 @@ def test_bad_actions_are_refused_and_the_episode_goes_on(endless, config):
     assert [env.step(action())[3] for _ in range(5)][-1]
     with pytest.raises(UserError, match="call reset"):
         env.step(action())
-    many = WorldModelVectorEnv(endless, config, 2, autoreset_mode=AutoresetMode.DISABLED)
-    with pytest.raises(UserError, match="row 0 ended, or has not begun"):
-        many.step(action(0, 2))
-    with pytest.raises(UserError, match="first reset be of all"):
-        many.reset(options={"reset_mask": np.array([True, False])})
+    many = WorldModelVectorEnv(endless, config, 2, render_mode="rgb_array")
+    for early in (lambda: many.step(action(0, 2)), many.render):
+        with pytest.raises(UserError, match="no episode has begun"):
+            early()
     many.reset()
     outside = action(0, 2)
     outside[1, 6] = 1.5
     with pytest.raises(UserError, match=r"episode 1 has gripper = 1.5, outside of 0 to 1"):
         many.step(outside)
+    outside[1] = np.nan
+    assert [many.step(action(t, 2))[3].tolist() for t in range(5)][-1] == [True, True]
+    many.step(outside)  # which both rows ignore
     with pytest.raises(UserError, match="for each of the 2 rows"):
         many.reset(seed=[1])
 
@@ -246,10 +239,28 @@ def test_bad_starts_are_refused(endless, config, clips):
         WorldModelEnv(endless, config).reset(options={"episode": "seed 3"})
     with pytest.raises(UserError, match=r"no episode that begins with 11 frames.*longest clip has 10"):
         WorldModelEnv(endless, replace(config, context_frames=11))
-    with pytest.raises(ValueError, match="2 frames back: context_frames must be at least 3"):
-        replace(config, context_frames=2, retracing=Retracing(steps=(0, 2)))
+    with pytest.raises(UserError, match="2 frames back, and the context has 2"):
+        WorldModelEnv(endless, replace(config, context_frames=2, retracing=Retracing(steps=(0, 2)))).reset()
     with pytest.raises(UserError, match=r"not trained on 'tabletop', only on \['bridge'\]"):
         WorldModelEnv(random_model(datasets=("bridge",)), config)
+
+
+def test_clips_of_other_actions_are_refused(config):
+    model = random_model()
+    model.config.datasets["tabletop"] = replace(CARD, action_type="joint")
+    with pytest.raises(UserError, match=r"holds eef_delta actions.*, the model knows joint actions"):
+        WorldModelEnv(model, config)
+
+
+def test_a_row_that_waits_is_fed_what_the_dataset_may_have(endless, config):
+    """A joint that hardly leaves an angle: 0 would be far from all that the model knows."""
+    model = ending(random_model(), 9)
+    card = replace(CARD, action_low=(0.5,) * 7, action_high=(0.51,) * 7)
+    model.config.datasets["tabletop"] = card
+    many = WorldModelVectorEnv(model, replace(config, context_frames=1), 1)
+    many.reset(seed=0)
+    assert many.step(np.full((1, 7), 0.505, np.float32))[2].all()
+    assert not many.step(np.zeros((1, 7), np.float32))[2].any()
 
 
 def test_frames_of_another_size_are_refused(endless, config, tmp_path):
@@ -293,6 +304,8 @@ def test_a_largest_error_needs_a_calibration_that_fits(config):
     other = calibrated(ending(random_model(), -9), retracing=Retracing(steps=(0, 2)))
     with pytest.raises(UserError, match=r"(?s)calibrated on.*\(0, 2\).*whale eval uncertainty"):
         WorldModelEnv(other, limited)
+    with pytest.raises(UserError, match="max_error is 9 grey levels.*errors up to 9 only"):
+        WorldModelEnv(calibrated(ending(random_model(), -9)), replace(limited, max_error=9.0))
     env = WorldModelEnv(other, replace(limited, max_error=None))  # what does not fit is not shown
     env.reset(seed=0)
     assert "expected_error" not in env.step(action())[4]

@@ -38,10 +38,6 @@ def _metadata(episodes: ImaginedEpisodes) -> dict[str, Any]:
     return {**WorldModelEnv.metadata, "render_fps": round(1 / episodes.control_period_sec)}
 
 
-def _ended(which: Any) -> UserError:
-    return UserError(f"{which} ended, or has not begun", "call reset before the next step")
-
-
 def _each(value: Any, num: int) -> list[Any]:
     """One value for each row: those that are given, or the one."""
     return list(value) if isinstance(value, list | tuple | range | np.ndarray) else [value] * num
@@ -68,7 +64,7 @@ class WorldModelEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Imagine what follows; see `whale.episodes.ImaginedEpisodes.step`."""
         if not self._episodes.running[0]:
-            raise _ended("the episode")
+            raise UserError("the episode ended, or has not begun", "call reset before the next step")
         reward, terminated, truncated = self._episodes.step(np.asarray(action)[None])
         frame, info = self._episodes.frames()[0], self._episodes.info(0)
         return frame, float(reward[0]), bool(terminated[0]), bool(truncated[0]), info
@@ -81,24 +77,15 @@ class WorldModelEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 class WorldModelVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """Episodes side by side in one batched imagination: row i is what `WorldModelEnv` gives for its seed and actions.
 
-    Follows Gymnasium's vector API: a row that ended begins again on the next step, whose action it ignores
-    (`NEXT_STEP`), in the same step, with `final_obs` and `final_info` in the info (`SAME_STEP`), or by
-    `reset(options={"reset_mask": bool [num_envs]})` (`DISABLED`).
+    Follows Gymnasium's vector API in its default mode, `AutoresetMode.NEXT_STEP`: a row that ended begins again on the
+    next step, which ignores its action.
     """
 
-    def __init__(
-        self,
-        model: WorldModel,
-        config: EnvConfig,
-        num_envs: int,
-        autoreset_mode: AutoresetMode = AutoresetMode.NEXT_STEP,
-        render_mode: str | None = None,
-    ):
+    def __init__(self, model: WorldModel, config: EnvConfig, num_envs: int, render_mode: str | None = None):
         self._episodes = ImaginedEpisodes(model, config, num_envs)
         self._generators = [seeding.np_random()[0] for _ in range(num_envs)]
         self.num_envs, self.render_mode = num_envs, render_mode
-        self.metadata = {**_metadata(self._episodes), "autoreset_mode": autoreset_mode}
-        self._mode = autoreset_mode
+        self.metadata = {**_metadata(self._episodes), "autoreset_mode": AutoresetMode.NEXT_STEP}
         self.single_observation_space, self.single_action_space = _spaces(self._episodes)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -106,60 +93,41 @@ class WorldModelVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin episodes in all rows, or in those of `options["reset_mask"]`.
+        """Begin episodes in all rows.
 
         Args:
             seed: row i is seeded with seed + i, or with seed[i].
-            options: `episode` names the recorded episode of all rows, or one of each; `reset_mask` is bool [num_envs].
+            options: `episode` names the recorded episode of all rows, or one of each.
         """
-        options = options or {}
-        mask = np.asarray(options.get("reset_mask", np.ones(self.num_envs, bool)))
-        names = _each(options.get("episode"), self.num_envs)
+        names = _each((options or {}).get("episode"), self.num_envs)
         if isinstance(seed, int | np.integer):
             seed = range(int(seed), int(seed) + self.num_envs)
         seeds = _each(seed, self.num_envs)
-        if mask.dtype != bool or not len(mask) == len(seeds) == len(names) == self.num_envs:
+        if not len(seeds) == len(names) == self.num_envs:
             raise UserError(
-                f"reset_mask is {mask.dtype} {mask.shape}, with {len(seeds)} seeds and {len(names)} episodes",
-                f"give one of each for each of the {self.num_envs} rows, the mask as booleans",
+                f"{len(seeds)} seeds and {len(names)} episodes are given",
+                f"give one of each for each of the {self.num_envs} rows",
             )
-        for row in np.flatnonzero(mask):
-            if seeds[row] is not None:
-                self._generators[row] = seeding.np_random(int(seeds[row]))[0]
-        self._begin(mask, names)
-        return self._episodes.frames(), self._infos(mask)
+        for row, one in enumerate(seeds):
+            if one is not None:
+                self._generators[row] = seeding.np_random(int(one))[0]
+        self._episodes.begin(range(self.num_envs), self._generators, names)
+        return self._episodes.frames(), self._infos()
 
-    def _begin(self, mask: np.ndarray, names: Sequence[str | None] | None = None) -> None:
-        rows = np.flatnonzero(mask).tolist()
-        if rows:
-            names = [names[row] if names else None for row in rows]
-            self._episodes.begin(rows, [self._generators[row] for row in rows], names)
-
-    def _infos(self, mask: np.ndarray, infos: dict[str, Any] | None = None) -> dict[str, Any]:
+    def _infos(self) -> dict[str, Any]:
         """Arrays [num_envs, ...], and under `_<name>` which rows have one, as Gymnasium gives them."""
-        infos = infos or {}
-        for row in np.flatnonzero(mask).tolist():
+        infos: dict[str, Any] = {}
+        for row in range(self.num_envs):
             infos = self._add_info(infos, self._episodes.info(row), row)
         return infos
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Imagine what follows in every row; see `whale.episodes.ImaginedEpisodes.step`."""
-        everywhere, over = np.ones(self.num_envs, bool), ~self._episodes.running
-        if self._mode is not AutoresetMode.NEXT_STEP and over.any():
-            raise _ended(f"the episode of row {over.argmax()}")
+        over = np.flatnonzero(~self._episodes.running).tolist()
         reward, terminated, truncated = self._episodes.step(actions)
-        infos: dict[str, Any] = {}
-        if self._mode is AutoresetMode.NEXT_STEP:
-            self._begin(over)
-        elif self._mode is AutoresetMode.SAME_STEP and not self._episodes.running.all():
-            ended = ~self._episodes.running
-            frames = self._episodes.frames()
-            for row in np.flatnonzero(ended).tolist():
-                final = {"final_obs": frames[row], "final_info": self._episodes.info(row)}
-                infos = self._add_info(infos, final, row)
-            self._begin(ended)
-        infos = self._infos(everywhere, infos)
-        return self._episodes.frames(), reward.astype(np.float64), terminated, truncated, infos
+        if over:
+            self._episodes.begin(over, [self._generators[row] for row in over], [None] * len(over))
+        return self._episodes.frames(), reward.astype(np.float64), terminated, truncated, self._infos()
 
     def render(self) -> tuple[np.ndarray, ...] | None:  # type: ignore[override]
         """The present frames, with `render_mode="rgb_array"`."""

@@ -15,7 +15,7 @@ from whale.calibration import Calibration, calibration_for
 from whale.clips.clip import ActionType, ClipInfo
 from whale.config import configclass
 from whale.errors import UserError
-from whale.models.dataset_card import DatasetCard
+from whale.models.dataset_card import DatasetCard, describe_actions
 from whale.models.world_model import WorldModel
 from whale.rollout import Imagination
 from whale.sampling import Sampling
@@ -23,7 +23,8 @@ from whale.starts import RecordedStarts
 from whale.uncertainty import Retracing
 
 RANGE = 1.5
-"""How far actions may go, times the 1 % and 99 % quantiles of the data: the model has seen next to nothing beyond."""
+"""How far actions may go, where the 1 % and 99 % quantiles of the data are 1: beyond, the model has seen next to
+nothing."""
 
 
 @configclass
@@ -34,7 +35,7 @@ class EnvConfig:
     """Folder of pixel clips, of a dataset that the model knows."""
     split: str = "val"
     """Episodes begin as those of this split do."""
-    context_frames: int = 8
+    context_frames: int = 4
     """Recorded frames that the model sees first."""
     horizon: int = 50
     """Imagined frames after which an episode is truncated."""
@@ -51,8 +52,6 @@ class EnvConfig:
             raise ValueError("horizon and context_frames must be at least 1")
         if self.retracing is not None and self.retracing.every != 1:
             raise ValueError("retracing.every must be 1: episodes side by side begin at times of their own")
-        if self.retracing is not None and self.context_frames <= (back := max(self.retracing.steps)):
-            raise ValueError(f"retracing goes {back} frames back: context_frames must be at least {back + 1}")
         if self.retracing is None and self.max_error is not None:
             raise ValueError("max_error is held against the uncertainty: give retracing too")
 
@@ -60,13 +59,17 @@ class EnvConfig:
 def action_range(card: DatasetCard) -> tuple[np.ndarray, np.ndarray]:
     """Least and largest action of a dataset in physical units, float32 [7] each.
 
-    A motion reaches `RANGE` times its larger quantile in both directions, a gripper from 0 to 1. What is not actuated
-    is not read, and may be anything from -1 to 1.
+    A motion reaches `RANGE` times its larger quantile in both directions, a pose or a joint angle `RANGE` times as far
+    from the middle of the data as the quantiles are, a gripper from 0 to 1. What is not actuated is not read, and may
+    be anything from -1 to 1.
     """
-    high = RANGE * np.maximum(np.abs(card.action_low), np.abs(card.action_high)).astype(np.float32)
-    high[[status != ActionStatus.ACTUATED for status in card.action_status]] = 1
-    low = -high
-    if card.action_type == ActionType.EEF_DELTA and card.action_status[6] == ActionStatus.ACTUATED:
+    actuated = np.array([status == ActionStatus.ACTUATED for status in card.action_status])
+    quantiles = np.array([card.action_low, card.action_high], np.float32)
+    moves = card.action_type in (ActionType.EEF_DELTA, ActionType.PLANAR)
+    middle = np.where(actuated & (not moves), quantiles.mean(0), np.float32(0))
+    reach = np.where(actuated, RANGE * np.abs(quantiles - middle).max(0), np.float32(1))
+    low, high = middle - reach, middle + reach
+    if card.action_type == ActionType.EEF_DELTA and actuated[6]:
         low[6], high[6] = 0, 1
     return low, high
 
@@ -80,8 +83,8 @@ class ImaginedEpisodes:
         num: N.
 
     Raises:
-        UserError: the model does not know the dataset, no episode is long enough, or `max_error` is given and the model
-            has no calibration that fits.
+        UserError: the model does not know the dataset, or other actions of it; no episode is long enough; or
+            `max_error` is given, and the model has no calibration that fits and knows errors as large.
     """
 
     def __init__(self, model: WorldModel, config: EnvConfig, num: int):
@@ -90,8 +93,15 @@ class ImaginedEpisodes:
         first = self.starts.read(self.starts.names[0]).info
         inputs = ActionInputs(model, self.starts.reader.manifest.dataset, first.control_period_sec)
         self.dataset, self.control_period_sec = inputs.dataset, inputs.control_period_sec
+        words = describe_actions(first.action_type.value, first.action_status)
+        if words != inputs.card.actions:
+            raise UserError(
+                f"{config.clips} holds {words}, the model knows {inputs.card.actions}",
+                "name clips that were converted as the model's data was, or another model",
+            )
         self.low, self.high = action_range(inputs.card)
         self._actuated = np.array([status == ActionStatus.ACTUATED for status in inputs.card.action_status])
+        self._middle = np.mean([inputs.card.action_low, inputs.card.action_high], 0, np.float32)
         self._calibration = self._find_calibration()
         self._imagination: Imagination | None = None
         self._infos: list[ClipInfo] = [first] * num
@@ -103,19 +113,28 @@ class ImaginedEpisodes:
         """The one that fits; only `max_error` cannot do without."""
         if self.config.retracing is None:
             return None
+        limit = self.config.max_error
         try:
-            return calibration_for(self.model, self.dataset, self.config.retracing)
+            found = calibration_for(self.model, self.dataset, self.config.retracing)
         except UserError:
-            if self.config.max_error is not None:
+            if limit is not None:
                 raise
             return None
+        if limit is not None and limit >= found.error[-1]:
+            raise UserError(
+                f"max_error is {limit:g} grey levels, and the model's calibration knows errors up to "
+                f"{found.error[-1]:g} only: no episode would end by it",
+                "give a smaller one, or leave it out",
+            )
+        return found
 
     def begin(
         self, rows: Sequence[int], generators: Sequence[np.random.Generator], names: Sequence[str | None]
     ) -> None:
         """Begin other episodes in these rows, each as the recorded one of its name, or as one that is drawn.
 
-        A generator decides which, and what is drawn later: one at the same point gives the same episode in any row.
+        The first time, in all rows. A generator decides which episode, and what is drawn later: one at the same point
+        gives the same in any row.
 
         Raises:
             UserError: there is no recorded episode of that name.
@@ -129,12 +148,10 @@ class ImaginedEpisodes:
         sampling = None if self.config.temperature is None else Sampling(self.config.temperature, seeds)
         if self._imagination is not None:  # kept for good: what it has recorded for a GPU serves every episode
             self._imagination.restart(rows, frames, actions, seeds if sampling else None)
-        elif len(rows) == len(self.running):
+        else:
             self._imagination = Imagination(
                 self.model, frames, actions, self.dataset, self.control_period_sec, sampling, self.config.retracing
             )
-        else:
-            raise UserError("no episode has begun", "let the first reset be of all episodes")
         for row, clip in zip(rows, clips, strict=True):
             self._infos[row] = clip.info
         self._tokens[rows] = self.model.encode(frames[:, -1])
@@ -155,9 +172,7 @@ class ImaginedEpisodes:
         Raises:
             UserError: none has begun, or actions are of another shape, not finite or out of range.
         """
-        if self._imagination is None:
-            raise UserError("no episode has begun", "call reset first")
-        step = self._imagination.step(self._checked(actions))
+        step = self._begun().step(self._checked(actions))
         self._tokens, self._terminated = step.tokens.copy(), step.terminated.astype(np.float32)
         self._num_steps[self.running] += 1
         terminated = self.running & (self._terminated > 0.5)
@@ -174,8 +189,13 @@ class ImaginedEpisodes:
         self.running &= ~(terminated | truncated)
         return reward, terminated, truncated
 
+    def _begun(self) -> Imagination:
+        if self._imagination is None:
+            raise UserError("no episode has begun", "call reset first")
+        return self._imagination
+
     def _checked(self, actions: np.ndarray) -> np.ndarray:
-        """The actions that are fed: float32, 0 where not actuated and where no episode runs."""
+        """The actions that are fed: float32, amid the data's where no episode runs, and 0 where not actuated."""
         values = np.asarray(actions)
         if values.shape != (len(self.running), 7) or values.dtype.kind not in "fiu":
             raise UserError(
@@ -192,12 +212,12 @@ class ImaginedEpisodes:
                 "give physical units (m, rad; gripper 0 to 1), or clip to the action space: "
                 "np.clip(action, env.action_space.low, env.action_space.high)",
             )
-        return np.where(self.running[:, None] & self._actuated, values, np.float32(0))
+        values = np.where(self.running[:, None], values, self._middle)
+        return np.where(self._actuated, values, np.float32(0))
 
     def frames(self) -> np.ndarray:
         """The present frames as the tokenizer decodes them, uint8 [N, H, W, 3], the caller's own."""
-        assert self._imagination is not None
-        return self._imagination.frame().copy()
+        return self._begun().frame().copy()
 
     def info(self, row: int) -> dict[str, Any]:
         """What is known of an episode's present frame; `whale.env` lists it."""

@@ -169,10 +169,7 @@ class PolicyRun(NamedTuple):
 
 
 def run_policy(env: "WorldModelVectorEnv", policy: Policy, seed: int | Sequence[int] | None = None) -> PolicyRun:
-    """Let a policy act in every row until its first episode ends; `seed` is that of `env.reset`.
-
-    The environment begins ended rows again on the next step, as it does unless asked otherwise.
-    """
+    """Let a policy act in every row until its first episode ends; `seed` is that of `env.reset`."""
     running, ended = np.ones(env.num_envs, bool), np.zeros(env.num_envs, bool)
     returns, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, np.int64)
     uncertainty = []
