@@ -304,7 +304,7 @@ def test_a_largest_error_needs_a_calibration_that_fits(config):
     other = calibrated(ending(random_model(), -9), retracing=Retracing(steps=(0, 2)))
     with pytest.raises(UserError, match=r"(?s)calibrated on.*\(0, 2\).*whale eval uncertainty"):
         WorldModelEnv(other, limited)
-    with pytest.raises(UserError, match="max_error is 9 grey levels.*errors up to 9 only"):
+    with pytest.raises(UserError, match=r"max_error is 9 grey levels.*errors up to 9 only"):
         WorldModelEnv(calibrated(ending(random_model(), -9)), replace(limited, max_error=9.0))
     env = WorldModelEnv(other, replace(limited, max_error=None))  # what does not fit is not shown
     env.reset(seed=0)

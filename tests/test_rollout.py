@@ -311,6 +311,9 @@ def test_bad_input_is_refused():
         Imagination(model, images, actions, "tabletop", 0.2, Sampling(1.0, [0, 1], top_k=0))
     with pytest.raises(UserError, match=r"rows .* restart with 1 contexts"):
         imagination.restart([0, 1], images[:1], actions[:1])
+    sparse = Imagination(model, images, actions, "tabletop", 0.2, retracing=Retracing(every=2))
+    with pytest.raises(UserError, match="out of step"):
+        sparse.restart([0], images[:1], actions[:1])
 
 
 def imagine_sampled(model, images, actions, seeds, steps=4, temperature=1.0):

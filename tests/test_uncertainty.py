@@ -214,11 +214,6 @@ def test_actions_that_do_not_merge_are_refused_with_the_reason(changes, said):
     assert "without retracing" in str(refused.value)
 
 
-def test_going_back_beyond_the_beginning_is_refused():
-    with pytest.raises(UserError, match="goes 2 frames back, and there are 1 before"):
-        merged_actions(WORLD, [np.zeros((1, 7), np.float32)] * 2, (0, 2))
-
-
 @pytest.mark.parametrize("values", [{"steps": [1, 2]}, {"steps": [0]}, {"steps": [0, 2, 1]}, {"steps": [0, 1, 1]},
                                     {"steps": [-1, 0]}, {"every": 0}])  # fmt: skip
 def test_steps_that_mean_nothing_are_refused(values):

@@ -8,7 +8,6 @@ Legend: N episodes, H imagined frames, B imagined episodes.
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -20,7 +19,7 @@ from whale.errors import UserError
 from whale.hub import CALIBRATION
 from whale.metrics.calibration import isotonic
 from whale.model_card import model_card
-from whale.publish import json_text, publish_folder
+from whale.publish import publish_file, write_json
 from whale.uncertainty import Retracing, Uncertainty
 
 if TYPE_CHECKING:
@@ -49,9 +48,9 @@ class Calibration:
     frames: int
     """N H, imagined ones."""
     context_frames: int
-    """Recorded frames that were given first."""
+    """Recorded frames that were given first; it is used with any number, since what accumulates begins after them."""
     horizon: int
-    """H: beyond as many imagined frames, the largest known error is expected."""
+    """H: of later frames nothing was measured, and their expected error is the largest known one at most."""
     uncertainty: tuple[float, ...]
     """Knots, ascending: the mean accumulated uncertainty of a group of frames."""
     error: tuple[float, ...]
@@ -113,16 +112,10 @@ def save_calibration(folder: Path, model: "WorldModel", calibration: Calibration
         UserError: it was fitted for other weights than the export holds.
     """
     _refuse_other_weights(calibration, folder, sha256_file(folder / "model.safetensors"))
-    with publish_folder(folder) as temporary:
-        shutil.copytree(folder, temporary, dirs_exist_ok=True)
-        write_calibration(temporary, calibration)
-        (temporary / "README.md").write_text(model_card(model.KIND, model, model.config, model.record, calibration))
+    write_json(folder / CALIBRATION, to_values(calibration))
+    with publish_file(folder / "README.md") as temporary:
+        temporary.write_text(model_card(model.KIND, model, model.config, model.record, calibration))
     model.calibration = calibration
-
-
-def write_calibration(folder: Path, calibration: Calibration) -> None:
-    """Write `calibration.json` into a folder that is being published."""
-    (folder / CALIBRATION).write_text(json_text(to_values(calibration)))
 
 
 def read_calibration(folder: Path, weights: str) -> Calibration | None:

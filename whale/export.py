@@ -9,12 +9,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from whale import __version__
-from whale.calibration import Calibration, write_calibration
+from whale.calibration import Calibration
 from whale.checkpoint import load_weights, sha256_file
 from whale.config import build_config, to_values
 from whale.errors import UserError
+from whale.hub import CALIBRATION
 from whale.model_card import model_card
-from whale.publish import publish_folder
+from whale.publish import publish_folder, write_json
 
 EXPORT_VERSION = 1
 T = TypeVar("T")
@@ -44,7 +45,7 @@ def save_export(folder: Path, kind: str, model: nn.Module, config: Any, training
         calibration: Calibration | None = getattr(model, "calibration", None)
         if calibration is not None:
             if calibration.weights == sha256_file(temporary / "model.safetensors"):
-                write_calibration(temporary, calibration)
+                write_json(temporary / CALIBRATION, to_values(calibration))
             else:  # the weights were trained further
                 calibration = None
         (temporary / "README.md").write_text(model_card(kind, model, config, training, calibration))

@@ -195,6 +195,8 @@ class Imagination:
                 f"rows {index.tolist()} restart with {len(context_frames)} contexts",
                 "give each row once, and a context",
             )
+        if self._retracing and self._retracing.every > 1:
+            raise UserError("rows that restart are out of step with what is retraced", "set retracing.every to 1")
         at = torch.from_numpy(index).to(self._recent_BRS.device)
         new = Imagination(
             self.model, context_frames, context_actions, self._inputs.dataset, self._inputs.control_period_sec,

@@ -31,7 +31,8 @@ class Retracing:
     steps: tuple[int, ...] = (0, 1)
     """K: frames to go back, ascending; 0, the ordinary prediction, is the first."""
     every: int = 1
-    """Only every n-th frame is retraced; the others have no uncertainty, and cost what they cost without."""
+    """Only every n-th frame is retraced; the others have no uncertainty, and cost what they cost without. Rows that
+    restart would be out of step, and need 1."""
 
     def __post_init__(self) -> None:
         """Check the steps."""
@@ -76,21 +77,17 @@ def merged_actions(card: DatasetCard, recent_actions: Sequence[np.ndarray], step
 
     Args:
         card: what is known of the dataset's actions.
-        recent_actions: float32 [B, 7] each, oldest first; the last one leads to the predicted frame.
+        recent_actions: float32 [B, 7] each, oldest first, at least max(steps) + 1 of them; the last one leads to the
+            predicted frame.
         steps: K, of `Retracing`.
 
     Returns:
         float32 [B, K, 7]; for k = 0 the last action to the bit.
 
     Raises:
-        UserError: see `refuse_unmergeable`; or there are fewer actions than `steps` go back.
+        UserError: see `refuse_unmergeable`.
     """
     refuse_unmergeable(card)
-    if len(recent_actions) <= max(steps):
-        raise UserError(
-            f"retracing goes {max(steps)} frames back, and there are {len(recent_actions) - 1} before the present one",
-            f"give at least {max(steps) + 1} context frames",
-        )
     fixed = np.array([status == ActionStatus.FIXED for status in card.action_status[:6]] + [False])
     free = [np.where(fixed, np.float32(0), action) for action in recent_actions]
     merged = [np.where(fixed, np.float32(0), merge(free[-1 - k :], card.action_frame)) for k in steps[1:]]
