@@ -35,6 +35,7 @@ stage whale finetune world_model configs/finetune/shifted.yaml
 stage whale finetune world_model configs/finetune/shifted.yaml configs/finetune/shifted_scratch.yaml
 stage whale eval fidelity configs/eval/tabletop_fidelity.yaml
 stage whale eval value configs/eval/tabletop_value.yaml
+stage whale eval uncertainty configs/eval/tabletop_uncertainty.yaml
 stage whale eval fidelity configs/eval/shifted_fidelity.yaml
 stage whale eval fidelity configs/eval/shifted_fidelity.yaml name=scratch model=runs/demo/scratch/export
 stage whale eval report configs/eval/tabletop_report.yaml
