@@ -154,6 +154,8 @@ class UncertaintyConfig:
             raise ValueError(f"dropout_samples {self.dropout_samples}: one mask alone disagrees with nothing")
         if self.calibrate and self.retracing is None:
             raise ValueError("calibrate needs retracing, whose signal is calibrated")
+        if self.calibrate and self.split == "train":
+            raise ValueError("calibrate needs held-out episodes: those of split `train` taught the model")
 
 
 @configclass

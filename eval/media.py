@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from whale.calibration import Calibration
 from whale.eval import plots
 from whale.eval.config import FidelityConfig, UncertaintyConfig
 from whale.eval.episodes import Episodes
@@ -16,7 +17,6 @@ from whale.eval.signals import Signals
 from whale.publish import publish_folder
 
 if TYPE_CHECKING:
-    from whale.calibration import Calibration
     from whale.models.world_model import WorldModel
 
 PERCENTILES = (10, 50, 90)
@@ -112,7 +112,7 @@ def publish_media(
 
 
 def publish_strips(
-    model: "WorldModel", episodes: Episodes, signals: Signals, calibration: "Calibration", config: UncertaintyConfig
+    model: "WorldModel", episodes: Episodes, signals: Signals, calibration: Calibration, config: UncertaintyConfig
 ) -> list[dict[str, Any]]:
     """Write strips of disagreement and error to `<out>/<name>/`; returns what the result lists of them.
 

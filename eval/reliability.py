@@ -1,16 +1,13 @@
 """Calibration of the uncertainty by retracing: fitted on one half of the held-out episodes, judged on the other.
 
-An episode's half is decided by its name, so that it is the same whatever else is scored. What is stored is the fit that
-was judged, not one on all episodes, whose calibration nobody would have measured.
+What is stored is the fit that was judged, not one on all episodes, whose calibration nobody would have measured.
 """
 
-import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from whale.errors import UserError
+from whale.calibration import Calibration, fit_knots
 from whale.eval.config import UncertaintyConfig
 from whale.eval.episodes import Episodes
 from whale.eval.fidelity import mean_figure
@@ -18,20 +15,16 @@ from whale.eval.results import Figure
 from whale.eval.signals import Signals
 from whale.metrics.calibration import expected_calibration_error
 from whale.metrics.intervals import bootstrap_interval
-
-if TYPE_CHECKING:
-    from whale.calibration import Calibration
-    from whale.models.world_model import WorldModel
+from whale.models.world_model import WorldModel
 
 BINS = 10
-MIN_EPISODES = 5
 
 
 @dataclass(frozen=True)
 class Reliability:
     """A calibration and what it was worth on the judged half, of M episodes."""
 
-    calibration: "Calibration"
+    calibration: Calibration
     predicted: np.ndarray
     """float64 [M, H], grey levels."""
     observed: np.ndarray
@@ -64,22 +57,11 @@ class Reliability:
 
 
 def calibrate(
-    model: "WorldModel", episodes: Episodes, signals: Signals, clips_hash: str, config: UncertaintyConfig
+    model: WorldModel, episodes: Episodes, signals: Signals, clips_hash: str, config: UncertaintyConfig
 ) -> Reliability:
-    """Fit and judge.
-
-    Raises:
-        UserError: a half holds fewer than `MIN_EPISODES` episodes.
-    """
-    from whale.calibration import Calibration, fit_knots
-
-    fitted = np.array([hashlib.sha256(name.encode()).digest()[0] % 2 == 0 for name in episodes.names])
-    if min(fitted.sum(), (~fitted).sum()) < MIN_EPISODES:
-        raise UserError(
-            f"{fitted.sum()} episodes would fit the calibration and {(~fitted).sum()} judge it, and each needs "
-            f"{MIN_EPISODES} (halves by the episodes' names)",
-            "give more episodes",
-        )
+    """Fit and judge, on halves that the seed draws; the cameras of an episode are in one half."""
+    names, of = np.unique(episodes.names, return_inverse=True)
+    fitted = (np.random.default_rng([config.seed, 2]).permutation(len(names)) < len(names) / 2)[of]
     scores, error = signals.accumulated["retracing"], signals.error
     assert model.checkpoint_hash is not None and config.retracing is not None
     uncertainty, expected = fit_knots(scores[fitted], error[fitted])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from whale.calibration import save_calibration
 from whale.cli import Task
 from whale.clips.reader import ClipReader
 from whale.errors import UserError
@@ -174,8 +175,6 @@ def run_value(config: ValueConfig) -> None:
 
 def run_uncertainty(config: UncertaintyConfig) -> None:
     """Judge signals of uncertainty by errors; writes `<out>/<name>.json`, `<out>/<name>/` and perhaps a calibration."""
-    from whale.calibration import save_calibration
-
     reader = ClipReader(config.clips, config.split)
     longest = config.context_frames + config.horizon
     episodes = read_episodes(reader, longest, longest, config.max_episodes, config.seed)
@@ -212,9 +211,9 @@ def run_uncertainty(config: UncertaintyConfig) -> None:
                                   "judged_episodes": len(fit.observed), "stored": config.calibrate}  # fmt: skip
         media = publish_strips(model, episodes, signals, fit.calibration, config)
     found = hold_to(found, config.needs)
-    path = write_part("uncertainty", config, found, content | {"media": media})
     if retrace and config.calibrate:
         save_calibration(config.model, model, fit.calibration)
+    path = write_part("uncertainty", config, found, content | {"media": media})
     if left_out:
         sys.stdout.write(f"retracing is left out: {left_out}\n\n")
     _tell(found, path)

@@ -6,28 +6,26 @@ same frame after the same frames.
 
 The error of a frame is the root mean square difference, in grey levels, between the imagined and the recorded frame,
 both through the tokenizer: decode(imagined tokens) against decode(encode(recorded frame)). That is what the dynamics
-are to blame for, and all that a signal of theirs can know; what the tokenizer loses, it loses on both sides. The share
-of wrong tokens stands beside it: there two codes that look alike count as an error, and a lost disc as a few tokens.
+are to blame for, and all that a signal of theirs can know; what the tokenizer loses, it loses on both sides.
 
 Legend: N episodes, B of them at once, H imagined frames, S tokens, V codes.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from whale.actions import ActionStatus
 from whale.eval.config import UncertaintyConfig
 from whale.eval.episodes import Episodes
+from whale.models.world_model import WorldModel
+from whale.objectives.clip_noise import ClipNoise
 from whale.progress import Progress
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from whale.models.world_model import WorldModel
-    from whale.rollout import Imagination
-    from whale.uncertainty import Uncertainty
+from whale.rollout import Imagination
+from whale.uncertainty import Uncertainty, uncertainty
 
 HEADLINES = {"retracing": "top", "ensemble": "divergence_top", "dropout": "divergence_top"}
 """The field of `Uncertainty` that each source is judged by, chosen before anything was measured: retracing by the
@@ -42,8 +40,6 @@ class Signals:
 
     error: np.ndarray
     """float64 [N, H], grey levels."""
-    token_error: np.ndarray
-    """float64 [N, H]: share of the tokens that are not those of the recorded frame."""
     tokens: np.ndarray
     """int64 [N, H, S], imagined."""
     per_step: dict[str, np.ndarray]
@@ -58,7 +54,7 @@ class Signals:
 
 
 def collect(
-    model: "WorldModel", members: "list[WorldModel]", episodes: Episodes, retrace: bool, config: UncertaintyConfig
+    model: WorldModel, members: list[WorldModel], episodes: Episodes, retrace: bool, config: UncertaintyConfig
 ) -> Signals:
     """Roll every episode out once; `retrace` says whether retracing is defined for its actions."""
     progress, parts = Progress("uncertainty", len(episodes), "episodes"), []
@@ -70,7 +66,6 @@ def collect(
     divergences = [part.divergence for part in parts if part.divergence is not None]
     return Signals(
         error=np.concatenate([part.error for part in parts]),
-        token_error=np.concatenate([part.token_error for part in parts]),
         tokens=np.concatenate([part.tokens for part in parts]),
         per_step={name: np.concatenate([part.per_step[name] for part in parts]) for name in parts[0].per_step},
         divergence=np.concatenate(divergences) if divergences else None,
@@ -78,17 +73,12 @@ def collect(
 
 
 def _collect_batch(
-    model: "WorldModel", members: "list[WorldModel]", episodes: Episodes, chosen: np.ndarray, retrace: bool,
+    model: WorldModel, members: list[WorldModel], episodes: Episodes, chosen: np.ndarray, retrace: bool,
     config: UncertaintyConfig,
 ) -> Signals:  # fmt: skip
-    import torch
-
-    from whale.rollout import Imagination
-    from whale.uncertainty import uncertainty
-
     frames, actions, first = episodes.frames[chosen], episodes.actions[chosen], config.context_frames - 1
 
-    def imagination(of: "WorldModel", copies: int = 1, **options: Any) -> "Imagination":
+    def imagination(of: WorldModel, copies: int = 1, **options: Any) -> Imagination:
         return Imagination(of, frames[:, : first + 1].repeat(copies, 0), actions[:, :first].repeat(copies, 0),
                            episodes.dataset, episodes.control_period_sec, **options)  # fmt: skip
 
@@ -119,41 +109,35 @@ def _collect_batch(
     names, nothing = dict.fromkeys(name for signals in found for name in signals), np.zeros(len(chosen))
     per_step = {name: np.stack([signals.get(name, nothing) for signals in found], 1) for name in names}
     divergence_BHS = np.stack(divergence, 1) if divergence else None
-    return Signals(*errors(model, frames, imagined), imagined, per_step, divergence_BHS)
+    return Signals(errors(model, frames, imagined), imagined, per_step, divergence_BHS)
 
 
 class _Followers:
     """Imaginations that go along with the tokens of another, each row of which is `copies` rows of theirs."""
 
-    def __init__(self, imaginations: "list[Imagination]", copies: int = 1):
+    def __init__(self, imaginations: list[Imagination], copies: int = 1):
         self._imaginations, self._copies = imaginations, copies
 
-    def predict(self, actions: np.ndarray) -> "list[Tensor]":
+    def predict(self, actions: np.ndarray) -> list[Tensor]:
         """Their predictions of the next frame after physical actions [B, 7]: logits [B, S, V] each."""
         found = [one.predict(actions.repeat(self._copies, 0)).logits_BSV for one in self._imaginations]
         return [part for logits in found for part in logits.unflatten(0, (-1, self._copies)).unbind(1)]
 
-    def accept(self, tokens_BS: "Tensor") -> None:
+    def accept(self, tokens_BS: Tensor) -> None:
         """Go along."""
         for one in self._imaginations:
             one.accept(tokens_BS.repeat_interleave(self._copies, 0))
 
 
-def _dropout_masks(model: "WorldModel", chosen: np.ndarray, config: UncertaintyConfig) -> "Tensor | None":
+def _dropout_masks(model: WorldModel, chosen: np.ndarray, config: UncertaintyConfig) -> Tensor | None:
     """A mask for each sample of each episode, whatever else is in the batch."""
-    import torch
-
-    from whale.objectives.clip_noise import ClipNoise
-
     rows = chosen[:, None] * config.dropout_samples + np.arange(config.dropout_samples)
     device = model.dynamics.position_RD.device
     return model.dynamics.draw_keep(ClipNoise(config.seed, 0, torch.from_numpy(rows.ravel()), device).uniform)
 
 
-def _named(of_step: "dict[str, Uncertainty]", logits_BSV: "Tensor") -> dict[str, np.ndarray]:
+def _named(of_step: dict[str, Uncertainty], logits_BSV: Tensor) -> dict[str, np.ndarray]:
     """The signals of one step, float64 [B] each; a source's headline has the source's name."""
-    from whale.uncertainty import uncertainty
-
     signals = {}
     for source, found in of_step.items():
         for field in FIELDS:
@@ -163,8 +147,8 @@ def _named(of_step: "dict[str, Uncertainty]", logits_BSV: "Tensor") -> dict[str,
     return signals
 
 
-def errors(model: "WorldModel", frames: np.ndarray, imagined: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Errors in grey levels and shares of wrong tokens, float64 [B, H], of imagined tokens [B, H, S].
+def errors(model: WorldModel, frames: np.ndarray, imagined: np.ndarray) -> np.ndarray:
+    """Errors in grey levels, float64 [B, H], of imagined tokens [B, H, S].
 
     They are of the last H of the recorded frames, uint8 [B, T, H, W, 3]; those before are what was given.
     """
@@ -174,6 +158,5 @@ def errors(model: "WorldModel", frames: np.ndarray, imagined: np.ndarray) -> tup
         given = len(true) - len(tokens)
         shown, aim = model.decode(np.stack([np.concatenate([true[:given], tokens]), true]))[:, given:]
         square = np.square(shown.astype(np.float32) - aim).mean((1, 2, 3), dtype=np.float64)
-        found.append((np.sqrt(square), (tokens != true[given:]).mean(1)))
-    error, token_error = zip(*found, strict=True)
-    return np.stack(error), np.stack(token_error)
+        found.append(np.sqrt(square))
+    return np.stack(found)

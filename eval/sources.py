@@ -1,16 +1,14 @@
 """What signals of uncertainty can come from: what a configuration asks of models, and whether they can give it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from whale.errors import UserError
 from whale.eval.config import UncertaintyConfig
+from whale.models.world_model import WorldModel
+from whale.uncertainty import refuse_unmergeable
 
-if TYPE_CHECKING:
-    from whale.models.world_model import WorldModel
 
-
-def check_sources(model: "WorldModel", members: "list[WorldModel]", config: UncertaintyConfig) -> None:
+def check_sources(model: WorldModel, members: list[WorldModel], config: UncertaintyConfig) -> None:
     """Refuse what cannot be measured with these models.
 
     Raises:
@@ -35,7 +33,7 @@ def check_sources(model: "WorldModel", members: "list[WorldModel]", config: Unce
         raise UserError(f"calibrate: {config.model} is no folder of an export", "download it, and name the folder")
 
 
-def _check_member(folder: Path, member: "WorldModel", model: "WorldModel") -> None:
+def _check_member(folder: Path, member: WorldModel, model: WorldModel) -> None:
     if member.tokenizer.fingerprint != model.tokenizer.fingerprint:
         raise UserError(
             f"the member {folder} has tokenizer {member.tokenizer.fingerprint}, the model "
@@ -50,14 +48,12 @@ def _check_member(folder: Path, member: "WorldModel", model: "WorldModel") -> No
         )
 
 
-def not_retraceable(model: "WorldModel", dataset: str, config: UncertaintyConfig) -> UserError | None:
+def not_retraceable(model: WorldModel, dataset: str, config: UncertaintyConfig) -> UserError | None:
     """Why retracing, where it is asked for, is not defined for the dataset's actions; None where it is.
 
     Raises:
         UserError: it is not, and was to be calibrated.
     """
-    from whale.uncertainty import refuse_unmergeable
-
     if config.retracing is None or dataset not in model.config.datasets:  # a rollout refuses the latter
         return None
     try:

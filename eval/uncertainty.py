@@ -35,9 +35,10 @@ def headline(name: str) -> bool:
 
 def resampled_auroc(scores: np.ndarray, wrong: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """`auroc` of each resample, float [R]; 0.5 where it holds no pair."""
-    a, b = scores[wrong][:, None], scores[~wrong][None]
-    wrongs, rights = counts[:, wrong], counts[:, ~wrong]
-    won, pairs = ((wrongs @ ((a > b) + 0.5 * (a == b))) * rights).sum(1), wrongs.sum(1) * rights.sum(1)
+    order = np.argsort(scores)
+    _, first = np.unique(scores[order], return_index=True)
+    wrongs, rights = (np.add.reduceat(counts[:, order] * of[order], first, axis=1) for of in (wrong, ~wrong))
+    won, pairs = (wrongs * (rights.cumsum(1) - rights / 2)).sum(1), wrongs.sum(1) * rights.sum(1)
     return np.where(pairs > 0, won / np.maximum(pairs, 1), 0.5)
 
 
@@ -128,13 +129,8 @@ def figures(judge: Judge, signals: Signals) -> list[Figure]:
 
 
 def curves(judge: Judge, signals: Signals) -> dict[str, Any]:
-    """Over the steps: AUROC of the judged signals at powers of two, and mean errors at all."""
+    """Over the steps, at powers of two: AUROC of the judged signals."""
     last = signals.error.shape[1]
     steps = sorted({2**k for k in range(last.bit_length())} | {last})
     shown = {name: scores for name, scores in signals.accumulated.items() if headline(name) and name != "step_index"}
-    return {
-        "steps": steps,
-        "auroc": {name: judge.auroc_curve(scores, steps) for name, scores in shown.items()},
-        "error": rounded(signals.error.mean(0)),
-        "token_error": rounded(signals.token_error.mean(0)),
-    }
+    return {"steps": steps, "auroc": {name: judge.auroc_curve(scores, steps) for name, scores in shown.items()}}
