@@ -2,39 +2,55 @@
 
 import difflib
 from pathlib import Path
+from typing import NamedTuple
 
-from whale.clips.clip import Clip
+import numpy as np
+
+from whale.clips.clip import Clip, ClipInfo
 from whale.clips.reader import ClipReader
 from whale.errors import UserError
 
 
+class Start(NamedTuple):
+    """The clip that a recorded episode begins with."""
+
+    clip: int
+    """Its number in the folder."""
+    info: ClipInfo
+    known_frames: int
+    """Frames up to the first step whose action is not known, which has its frame."""
+
+
 class RecordedStarts:
-    """The episodes of a split whose first frames can be a context; `names`, in the order of the folder.
+    """The episodes of a split that begin with enough known frames: `episodes` by name, in the order of the folder.
 
     Args:
         folder: of pixel clips.
         split: `train` or `val`.
-        num_frames: of the context, at least 1, with known actions between them.
+        num_frames: that an episode has at least, with known actions between them; at least 1.
+        most: episodes to look for; None takes all.
 
     Raises:
         UserError: it is no folder of pixel clips, or has no such episode.
     """
 
-    def __init__(self, folder: Path | str, split: str, num_frames: int):
+    def __init__(self, folder: Path | str, split: str, num_frames: int, most: int | None = None):
         self.reader = ClipReader(folder, split)
         if self.reader.manifest.kind != "pixels":
             raise UserError(f"{folder} holds {self.reader.manifest.kind}", "give pixel clips: imagination encodes them")
-        self._clips: dict[str, int] = {}
+        self.episodes: dict[str, Start] = {}
         for k in range(len(self.reader)):
             clip = self.reader.read(k, with_frames=False)
-            known = clip.action_known[: num_frames - 1].all()
-            if clip.info.start == 0 and self.reader.num_frames[k] >= num_frames and known:
-                self._clips.setdefault(clip.info.episode, k)
-        self.names = list(self._clips)
+            known = int(np.argmin(np.append(clip.action_known[:-1], False))) + 1
+            if clip.info.start == 0 and known >= num_frames:
+                self.episodes.setdefault(clip.info.episode, Start(k, clip.info, known))
+            if len(self.episodes) == most:
+                break
+        self.names = list(self.episodes)
         if not self.names:
             raise UserError(
-                f"{folder}, split {split!r}, has no episode that begins with {num_frames} frames (the context) and "
-                f"known actions between them; its longest clip has {self.reader.num_frames.max()}",
+                f"{folder}, split {split!r}, has no episode that begins with {num_frames} frames and known actions "
+                f"between them; its longest clip has {self.reader.num_frames.max()}",
                 "lower context_frames, or convert with longer clips",
             )
 
@@ -44,9 +60,9 @@ class RecordedStarts:
         Raises:
             UserError: there is none of this name.
         """
-        if name not in self._clips:
+        if name not in self.episodes:
             raise UserError(
                 f"{self.reader.folder}, split {self.reader.split!r}, has no episode {name!r} that is long enough",
                 f"choose one of its {len(self.names)}, as {difflib.get_close_matches(str(name), self.names, 3, 0)}",
             )
-        return self.reader.read(self._clips[name])
+        return self.reader.read(self.episodes[name].clip)

@@ -7,12 +7,11 @@ import numpy as np
 import torch
 
 from whale.calibration import Calibration, calibration_for
-from whale.clips.clip import Clip
-from whale.clips.reader import ClipReader
 from whale.errors import UserError
 from whale.models.dataset_card import DatasetCard, describe_actions
 from whale.models.world_model import WorldModel
 from whale.play.config import PlayConfig
+from whale.starts import RecordedStarts
 from whale.uncertainty import Retracing, refuse_unmergeable
 
 
@@ -39,12 +38,6 @@ class Gauge(NamedTuple):
     """What the user should know of it."""
 
 
-def _usable_frames(clip: Clip) -> int:
-    """Frames up to the first step whose action is not known, which still has its frame."""
-    unknown = np.flatnonzero(~clip.action_known)
-    return min(clip.num_frames, int(unknown[0]) + 1) if len(unknown) else clip.num_frames
-
-
 class Catalogue:
     """Models and episodes that fit each other.
 
@@ -54,32 +47,15 @@ class Catalogue:
 
     def __init__(self, config: PlayConfig):
         self.config = config
-        self.reader = ClipReader(config.clips, config.split)
-        if self.reader.manifest.kind != "pixels":
-            raise UserError(f"{config.clips} holds {self.reader.manifest.kind}", "name pixel clips: frames are shown")
-        self._clips: list[int] = []
-        self.episodes: list[dict[str, object]] = []
-        """Of each episode `name`, `instruction` and `frames`, their number."""
-        for k in range(len(self.reader)):
-            clip = self.reader.read(k, with_frames=False)
-            if clip.info.start == 0 and _usable_frames(clip) > config.context_frames:
-                self._clips.append(k)
-                name, words = clip.info.episode, clip.info.instruction
-                self.episodes.append({"name": name, "instruction": words, "frames": _usable_frames(clip)})
-            if len(self._clips) == config.max_episodes:
-                break
-        if not self._clips:
-            raise UserError(
-                f"{config.clips}, split {config.split!r}, has no episode of more than {config.context_frames} frames",
-                "lower context_frames, or name other clips",
-            )
-        first = self.reader.read(self._clips[0])
+        self.starts = RecordedStarts(config.clips, config.split, config.context_frames + 1, config.max_episodes)
+        first = next(iter(self.starts.episodes.values()))
         self.dataset, self.control_period_sec = first.info.dataset, first.info.control_period_sec
         words = describe_actions(first.info.action_type.value, first.info.action_status)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.models = {name: WorldModel.from_pretrained(source).to(device) for name, source in config.models.items()}
+        size_px = self.recording(0).frames.shape[1]
         for name, model in self.models.items():
-            self._check(name, model, self.recording(0).frames.shape[1], words)
+            self._check(name, model, size_px, words)
         self.gauges = {name: self._gauge(name) for name in self.models}
 
     def _check(self, name: str, model: WorldModel, size_px: int, words: str) -> None:
@@ -125,18 +101,19 @@ class Catalogue:
         ))  # fmt: skip
 
     def recording(self, episode: int) -> Recording:
-        """Episode number `episode` of `episodes`, as far as it can be driven.
+        """Episode number `episode` of `starts`, as far as it can be driven.
 
         Raises:
             UserError: there is none, or its clip is damaged.
         """
-        if not 0 <= episode < len(self._clips):
-            raise UserError(f"there is no episode {episode}", f"choose one of 0 to {len(self._clips) - 1}")
-        clip = self.reader.read(self._clips[episode])
-        frames = min(_usable_frames(clip), self.config.context_frames + self.config.max_steps)
+        if not 0 <= episode < len(self.starts.names):
+            raise UserError(f"there is no episode {episode}", f"choose one of 0 to {len(self.starts.names) - 1}")
+        name = self.starts.names[episode]
+        clip = self.starts.read(name)
+        frames = min(self.starts.episodes[name].known_frames, self.config.context_frames + self.config.max_steps)
         assert clip.frames is not None
         return Recording(
-            name=clip.info.episode, instruction=clip.info.instruction, frames=clip.frames[:frames],
+            name=name, instruction=clip.info.instruction, frames=clip.frames[:frames],
             actions=clip.actions[: frames - 1],
             rewards=None if clip.rewards is None else clip.rewards[: frames - 1],
         )  # fmt: skip

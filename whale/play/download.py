@@ -26,7 +26,7 @@ def episode_file(session: Session) -> bytes:
         "source": str(config.models[session.model]),
         "model_sha256": run.model.checkpoint_hash,
         "clips": str(config.clips),
-        "clips_hash": catalogue.reader.manifest.hash,
+        "clips_hash": catalogue.starts.reader.manifest.hash,
         "split": config.split,
         "dataset": catalogue.dataset,
         "control_period_sec": catalogue.control_period_sec,

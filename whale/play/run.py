@@ -38,7 +38,7 @@ def run_play(config: PlayConfig) -> None:
                 f"whale: warning: listening on {host}: everyone who reaches this machine can drive, without a "
                 "password\n  remedy: leave `host` out, and reach it through `ssh -L`\n"
             )
-        models, episodes = ", ".join(catalogue.models), len(catalogue.episodes)
+        models, episodes = ", ".join(catalogue.models), len(catalogue.starts.names)
         sys.stdout.write(f"{episodes} episodes of {catalogue.dataset!r}, {config.split} split; models: {models}\n"
                          f"open http://{host}:{listener.getsockname()[1]}/   (Ctrl-C ends)\n")  # fmt: skip
         sys.stdout.flush()

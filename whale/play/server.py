@@ -41,10 +41,15 @@ def options(catalogue: Catalogue) -> dict[str, Any]:
             "low": card.action_low, "high": card.action_high, "status": card.action_status, "hint": gauge.hint,
             "step": model.record.get("step"), "retracing": gauge.retracing is not None,
             "largest_error": gauge.calibration and gauge.calibration.error[-1],
+            "action_type": card.action_type,
         }  # fmt: skip
+    episodes = [
+        {"name": name, "instruction": start.info.instruction, "frames": start.known_frames}
+        for name, start in catalogue.starts.episodes.items()
+    ]
     return {
-        "models": models, "episodes": catalogue.episodes, "policies": list(catalogue.config.policies),
-        "dataset": catalogue.dataset, "period_sec": catalogue.control_period_sec, "action_type": card.action_type,
+        "models": models, "episodes": episodes, "policies": list(catalogue.config.policies),
+        "dataset": catalogue.dataset, "period_sec": catalogue.control_period_sec,
     }  # fmt: skip
 
 
