@@ -168,6 +168,13 @@ def test_held_out_clips_stay_as_they_are(folder):
     assert_same(take(merged, 3, split="val"), take(plain, 3, split="val"))
 
 
+def test_however_many_frames_are_dropped_no_clip_is_read_beyond_its_end(folder):
+    config = config_of(folder, most=10**9)
+    for clip, kept, row in windows(config):
+        assert kept[-1] < clip.num_frames and (len(kept) == FRAMES or kept[-1] == clip.num_frames - 1)
+        assert row["valid"].sum() == len(kept)
+
+
 UNDEFINED = [
     {"action_type": ActionType.JOINT}, {"action_type": ActionType.EEF_ABSOLUTE}, {"action_type": ActionType.PLANAR},
     {"action_status": (ActionStatus.UNKNOWN, *FREE[1:])},

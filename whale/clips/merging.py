@@ -74,7 +74,7 @@ class Merging:
         length, body, rows = windows.actions.shape[1], windows.body, np.arange(len(ks))[:, None]
         kept = self.kept_steps(positions, length)
         starts = self.mixture.offset(positions, np.maximum(1, reader.num_frames[ks].astype(np.int64) - kept[:, -1]))
-        span = int(kept.max()) + 1
+        span = min(int(kept.max()) + 1, int(reader.num_frames[ks].max()))
         room = None if body is None else np.empty((len(ks), span, *body.shape[2:]), body.dtype)
         read = Windows.zeros(starts, span, room)
         reader.fill(read, rows[:, 0], ks)
