@@ -223,6 +223,24 @@ def test_what_goes_wrong_is_told_on_the_page_and_one_can_go_on(page):
     page.faults[:] = [fault for fault in page.faults if fault not in refusals]
 
 
+def test_what_is_asked_at_once_is_done_in_turn(page):
+    asked = ["'follow'", "'follow'", "'rewind', { step: 1 }", "'model', { model: 'second' }"]
+    page.run(f"Promise.all([{', '.join(f'send({one})' for one in asked)}])")
+    assert len(actions(page)) == 1 and page.run("state.model") == page.run("$('model').value") == "second"
+    page.run("play('follow')")
+    page.press("Backspace")
+    assert page.run("playing") is None and len(actions(page)) == 0
+
+
+def test_a_step_of_another_viewer_is_shown_though_it_came_while_this_one_waited(page, server):
+    page.run("busy = true")
+    server.raw(f"/api/sessions/{page.run('id')}/follow", b"{}")
+    page.until("newest > state.revision")
+    page.run("send('rewind', { step: -1 })")
+    page.until("state.actions.length === 1")
+    page.faults[:] = [fault for fault in page.faults if "422" not in fault]
+
+
 def test_a_session_that_is_gone_is_told_and_a_new_one_begins(browser, server):
     browser.call("Page.navigate", url=f"{server.url}/s/never-was")
     browser.until("document.querySelector('#toast') && !document.querySelector('#toast').hidden")

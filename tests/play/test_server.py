@@ -95,6 +95,13 @@ def test_what_cannot_be_done_is_told_in_words_and_the_session_goes_on(server, re
     assert len(driver.act("step", action=UP)["actions"]) == 2
 
 
+def test_a_session_of_a_model_that_is_not_there_is_refused(server, refused):
+    for model in ("third", ""):
+        with pytest.raises(refused) as told:
+            server.open(model=model)
+        assert told.value.status == 422 and f"no model {model!r}" in told.value.problem
+
+
 @pytest.mark.parametrize("data", [b"", b"[1]", b"{", b"\xff\xfe", b"[" * 9000])
 def test_a_body_that_is_no_object_is_refused(server, refused, data):
     driver = server.open()
@@ -111,6 +118,9 @@ def test_other_names_other_pages_and_large_bodies_are_refused(server, refused):
         (403, None, {"Host": "127.0.0.1.example.com"}),
         (403, b"{}", {"Origin": "http://example.com"}),
         (403, b"{}", {"Origin": "null"}),
+        (403, None, {"Host": "["}),
+        (403, None, {"Host": "[::1"}),
+        (403, b"{}", {"Origin": "http://["}),
         (403, b"{}", {"Origin": f"http://localhost:{server.port + 1}"}),
         (415, b"{}", {"Content_Type": "text/plain"}),
         (413, b" " * 20_000, {}),

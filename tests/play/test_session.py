@@ -130,6 +130,16 @@ def test_a_step_that_fails_within_the_model_leaves_the_session_as_it_was(catalog
     np.testing.assert_array_equal(frames_of(session), frames_of(driven(catalogue, [LEFT, UP, LEFT])))
 
 
+def test_an_episode_that_cannot_be_begun_leaves_the_session_as_it_was(catalogue, monkeypatch):
+    session = driven(catalogue, [LEFT, UP])
+    with monkeypatch.context() as broken:
+        broken.setattr(Imagination, "__init__", lambda self, *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            session.choose_episode(1)
+    session.step(LEFT)
+    np.testing.assert_array_equal(frames_of(session), frames_of(driven(catalogue, [LEFT, UP, LEFT])))
+
+
 def test_what_is_not_there_is_refused(catalogue):
     session = driven(catalogue, [LEFT])
     for wrong in (lambda: session.rewind(2), lambda: session.rewind(-1), lambda: session.choose_model("third"),
@@ -213,7 +223,7 @@ def test_models_and_clips_that_do_not_fit_are_refused(config, tmp_path):
     larger = pixel_folder(tmp_path / "larger", train=2, val=1, size_px=32)
     with pytest.raises(UserError, match="takes frames of 16 px"):
         Catalogue(replace(config, clips=larger))
-    with pytest.raises(UserError, match="no episode of more than 10 frames"):
+    with pytest.raises(UserError, match="no episode that begins with 11 frames"):
         Catalogue(replace(config, context_frames=10))
     with pytest.raises(ValueError, match="recorded"):
         replace(config, models={"recorded": config.models["first"]})

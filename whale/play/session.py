@@ -104,18 +104,29 @@ class Session:
 
     def __init__(self, catalogue: Catalogue, episode: int = 0, model: str | None = None):
         self.catalogue, self.revision = catalogue, 0
-        self.model = model or next(iter(catalogue.models))
-        self.choose_episode(episode)
-        self.choose_model(self.model)
+        self._begin(episode, next(iter(catalogue.models)) if model is None else model)
 
     def choose_episode(self, episode: int) -> None:
-        """Start from another recorded episode."""
-        self.recording = self.catalogue.recording(episode)
-        self.episode = episode
+        """Start from another recorded episode.
+
+        Raises:
+            UserError: there is no such episode.
+        """
+        self._begin(episode, self.model)
+
+    def _begin(self, episode: int, model: str) -> None:
+        recording = self.catalogue.recording(episode)
+        run = self._run(model, recording)
+        run.catch_up([])
+        self.episode, self.recording, self.runs = episode, recording, {model: run}
         self.actions: list[np.ndarray] = []
         self.drivers: list[str] = []
-        self.runs: dict[str, Run] = {}
-        self._show(self.model)
+        self._show(model)
+
+    def _run(self, model: str, recording: Recording) -> Run:
+        if model not in self.catalogue.models:
+            raise UserError(f"there is no model {model!r}", f"choose one of {', '.join(self.catalogue.models)}")
+        return Run(model, self.catalogue, recording)
 
     def choose_model(self, model: str) -> None:
         """Show what another model imagines of the same actions.
@@ -123,8 +134,6 @@ class Session:
         Raises:
             UserError: there is no such model.
         """
-        if model not in self.catalogue.models:
-            raise UserError(f"there is no model {model!r}", f"choose one of {', '.join(self.catalogue.models)}")
         self._show(model)
 
     def step(self, action: Any, driver: str = "you") -> None:
@@ -173,7 +182,7 @@ class Session:
 
     def _show(self, model: str) -> None:
         if model not in self.runs:
-            self.runs[model] = Run(model, self.catalogue, self.recording)
+            self.runs[model] = self._run(model, self.recording)
         self.runs[model].catch_up(self.actions)
         self.model = model
         self.revision += 1

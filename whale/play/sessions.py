@@ -44,7 +44,7 @@ class Sessions:
         """Run model work in the worker thread."""
         return await asyncio.get_running_loop().run_in_executor(self._worker, function, *arguments)
 
-    async def open(self, episode: int, model: str | None) -> Visit:
+    async def open(self, episode: int, model: str) -> Visit:
         """A new session; beyond the limit the one not used for longest goes."""
         visit = Visit(await self.work(Session, self.catalogue, episode, model))
         self._visits[visit.id] = visit
