@@ -101,7 +101,7 @@ def _collect_batch(
             seen = step.uncertainty and step.uncertainty.divergence_BS.cpu().numpy()
             divergence.append(np.zeros(step.tokens.shape, np.float32) if seen is None else seen)
         norm = np.linalg.norm(card.scale.scale(actions[:, t])[:, actuated].astype(np.float64), axis=-1)
-        found.append(_named(of_step, leader.logits_BSV) | {"action_norm": norm, "step_index": np.ones(len(chosen))})
+        found.append(_named(of_step, leader.logits_BSV) | {"action_norm": norm})
         tokens.append(step.tokens)
         for one in followers.values():
             one.accept(torch.from_numpy(step.tokens).to(leader.logits_BSV.device))

@@ -8,24 +8,24 @@ pooled over steps are there too, as others report them (`auroc_pooled_...`), bes
 
 Intervals resample episodes; which frames are wrong is not drawn again with them.
 
-Legend: N episodes, H steps, R resamples.
+Legend: N episodes, H steps, R resamples; row 0 of [1 + R] is the sample itself.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from whale.eval.results import Figure, rounded
 from whale.eval.signals import HEADLINES, Signals
-from whale.metrics.detection import auroc, auroc_by_horizon, risk_coverage_area
+from whale.metrics.detection import auroc, rank_correlation, risk_coverage_area
 from whale.metrics.intervals import bootstrap_counts
-from whale.metrics.value import ranks, spearman
 
 QUANTILES = {"": 0.5, "_p90": 0.9}
+RIVALS = ("entropy", "ensemble", "dropout", "action_norm")
 
-Resampled = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""A statistic of scores [N] and targets [N] under counts [R, N] of how often each was drawn: float [R]."""
+Statistic = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""One of `whale.metrics.detection`: of scores [N] and targets [N] under counts [R, N]."""
 
 
 def headline(name: str) -> bool:
@@ -33,104 +33,65 @@ def headline(name: str) -> bool:
     return not any(name.startswith(f"{source}_") for source in HEADLINES)
 
 
-def resampled_auroc(scores: np.ndarray, wrong: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """`auroc` of each resample, float [R]; 0.5 where it holds no pair."""
-    order = np.argsort(scores)
-    _, first = np.unique(scores[order], return_index=True)
-    wrongs, rights = (np.add.reduceat(counts[:, order] * of[order], first, axis=1) for of in (wrong, ~wrong))
-    won, pairs = (wrongs * (rights.cumsum(1) - rights / 2)).sum(1), wrongs.sum(1) * rights.sum(1)
-    return np.where(pairs > 0, won / np.maximum(pairs, 1), 0.5)
-
-
-def resampled_spearman(scores: np.ndarray, errors: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Rank correlation of each resample, the ranks being those among all: float [R]; 0 where one side is constant."""
-    weights = counts / counts.sum(1, keepdims=True)
-    x, y = (ranks(values) - weights @ ranks(values)[:, None] for values in (scores, errors))
-    covariance, square = (weights * x * y).sum(1), (weights * x**2).sum(1) * (weights * y**2).sum(1)
-    return np.where(square > 1e-9, covariance / np.sqrt(np.maximum(square, 1e-9)), 0.0)
-
-
-def resampled_area(scores: np.ndarray, errors: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Area under risk and coverage of each resample, equal scores in the order they come in: float [R]."""
-    order = np.argsort(scores, kind="stable")
-    drawn = counts[:, order]
-    risk = (drawn * errors[order]).cumsum(1) / np.maximum(drawn.cumsum(1), 1)
-    return (drawn * risk).sum(1) / drawn.sum(1)
-
-
 class Judge:
-    """Makes figures of scores [N, H] against errors [N, H]: means over the steps, with intervals over episodes."""
+    """Holds scores [N, H] against errors [N, H] at every step, in the sample and its resamples."""
 
     def __init__(self, error: np.ndarray, seed: int):
         self.error = error
-        self._counts = bootstrap_counts(len(self.error), seed)
-        self.wrong = {suffix: self.error > np.quantile(self.error, q, axis=0) for suffix, q in QUANTILES.items()}
+        self._counts_RN = np.concatenate([np.ones((1, len(error))), bootstrap_counts(len(error), seed)])
 
-    def _figure(self, name: str, unit: str, found: np.ndarray, resampled: np.ndarray) -> Figure:
-        """From the statistic at each step [H] and of its resamples [R, H]."""
-        low, high = np.percentile(resampled.mean(1), [2.5, 97.5])
-        return Figure(name, float(found.mean()), float(low), float(high), unit, len(self.error))
+    def __call__(self, statistic: Statistic, scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Of each step, float [1 + R, H]."""
+        return np.stack([statistic(scores[:, h], targets[:, h], self._counts_RN) for h in range(scores.shape[1])], 1)
 
-    def _resample(self, statistic: Resampled, scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        return np.stack([statistic(scores[:, h], targets[:, h], self._counts) for h in range(scores.shape[1])], 1)
+    def auroc(self, scores: np.ndarray, suffix: str = "") -> np.ndarray:
+        """For the errors above the quantile of the suffix at their step, float [1 + R, H]."""
+        return self(auroc, scores, self.error > np.quantile(self.error, QUANTILES[suffix], axis=0))
 
-    def auroc(self, name: str, scores: np.ndarray, suffix: str = "") -> Figure:
-        """For the errors above the quantile of the suffix."""
-        found = auroc_by_horizon(scores, self.error, QUANTILES[suffix])
-        resampled = self._resample(resampled_auroc, scores, self.wrong[suffix])
-        return self._figure(f"auroc_{name}{suffix}", "", found, resampled)
+    def pooled_auroc(self, scores: np.ndarray) -> np.ndarray:
+        """Of all steps together, wrong above the median of all: float [1 + R, 1]."""
+        wrong, counts = self.error > np.median(self.error), self._counts_RN.repeat(self.error.shape[1], 1)
+        return auroc(scores.ravel(), wrong.ravel(), counts)[:, None]
 
-    def gain(self, name: str, scores: np.ndarray, rival: np.ndarray, suffix: str) -> Figure:
-        """AUROC over that of a rival, on the same resamples."""
-        found, other = (auroc_by_horizon(one, self.error, QUANTILES[suffix]) for one in (scores, rival))
-        own, its = (self._resample(resampled_auroc, one, self.wrong[suffix]) for one in (scores, rival))
-        return self._figure(f"auroc_{name}{suffix}", "", found - other, own - its)
-
-    def auroc_curve(self, scores: np.ndarray, steps: Sequence[int]) -> dict[str, list[float]]:
-        """For the errors above the median at single steps, with intervals, as `plots.horizon_curves` draws them."""
-        at = np.array(steps) - 1
-        low, high = np.percentile(self._resample(resampled_auroc, scores[:, at], self.wrong[""][:, at]), [2.5, 97.5], 0)
-        return {"mean": rounded(auroc_by_horizon(scores, self.error, 0.5)[at]), "low": rounded(low),
-                "high": rounded(high)}  # fmt: skip
-
-    def pooled_auroc(self, name: str, scores: np.ndarray) -> Figure:
-        """Of all steps together, wrong above the median of all."""
-        wrong = self.error > np.median(self.error)
-        counts = self._counts.repeat(self.error.shape[1], 1)
-        found, resampled = auroc(scores.ravel(), wrong.ravel()), resampled_auroc(scores.ravel(), wrong.ravel(), counts)
-        return self._figure(f"auroc_pooled_{name}", "", np.array([found]), resampled[:, None])
-
-    def spearman(self, name: str, scores: np.ndarray) -> Figure:
-        """Rank correlation with the error."""
-        found = np.array([spearman(scores[:, h], self.error[:, h]) for h in range(scores.shape[1])])
-        return self._figure(f"spearman_{name}", "", found, self._resample(resampled_spearman, scores, self.error))
+    def figure(self, name: str, found: np.ndarray, unit: str = "") -> Figure:
+        """The mean over the steps [1 + R, H], with its interval over episodes."""
+        means = found.mean(1)
+        low, high = np.percentile(means[1:], [2.5, 97.5])
+        return Figure(name, float(means[0]), float(low), float(high), unit, len(self.error))
 
     def area(self, name: str, scores: np.ndarray) -> Figure:
         """Under risk and coverage: the mean error of those kept, over all shares that could be kept."""
-        found = np.array([risk_coverage_area(scores[:, h], self.error[:, h]) for h in range(scores.shape[1])])
-        resampled = self._resample(resampled_area, scores, self.error)
-        return self._figure(f"risk_coverage_area_{name}", "grey levels", found, resampled)
+        return self.figure(f"risk_coverage_area_{name}", self(risk_coverage_area, scores, self.error), "grey levels")
 
 
 def figures(judge: Judge, signals: Signals) -> list[Figure]:
     """Detection by every signal that there is."""
-    found, have, rivals = [], signals.accumulated, ("entropy", "ensemble", "dropout", "action_norm")
+    found, have, figure = [], signals.accumulated, judge.figure
+    clock = np.broadcast_to(np.arange(judge.error.shape[1]), judge.error.shape)
     for name, scores in sorted(have.items(), key=lambda item: not headline(item[0])):
-        if name == "step_index":
-            found.append(judge.pooled_auroc(name, scores))
-            continue
-        found += [judge.auroc(name, scores, suffix) for suffix in QUANTILES]
+        found += [figure(f"auroc_{name}{suffix}", judge.auroc(scores, suffix)) for suffix in QUANTILES]
         if headline(name):
-            found += [judge.auroc(f"{name}_step", signals.per_step[name], suffix) for suffix in QUANTILES]
-            found += [judge.spearman(name, scores), judge.area(name, scores), judge.pooled_auroc(name, scores)]
-    found += [judge.gain(f"retracing_over_{rival}", have["retracing"], have[rival], suffix)
-              for rival in rivals for suffix in QUANTILES if "retracing" in have and rival in have]  # fmt: skip
+            alone = signals.per_step[name]
+            found += [figure(f"auroc_{name}_step{suffix}", judge.auroc(alone, suffix)) for suffix in QUANTILES]
+            found.append(figure(f"spearman_{name}", judge(rank_correlation, scores, judge.error)))
+            found += [judge.area(name, scores), figure(f"auroc_pooled_{name}", judge.pooled_auroc(scores))]
+    for rival in RIVALS:
+        for suffix in QUANTILES:
+            if "retracing" in have and rival in have:
+                gain = judge.auroc(have["retracing"], suffix) - judge.auroc(have[rival], suffix)
+                found.append(figure(f"auroc_retracing_over_{rival}{suffix}", gain))
+    found.append(figure("auroc_pooled_step_index", judge.pooled_auroc(clock)))
     return [*found, judge.area("oracle", judge.error)]
 
 
 def curves(judge: Judge, signals: Signals) -> dict[str, Any]:
-    """Over the steps, at powers of two: AUROC of the judged signals."""
+    """Over the steps, at powers of two: AUROC of the judged signals, as `plots.horizon_curves` draws it."""
     last = signals.error.shape[1]
     steps = sorted({2**k for k in range(last.bit_length())} | {last})
-    shown = {name: scores for name, scores in signals.accumulated.items() if headline(name) and name != "step_index"}
-    return {"steps": steps, "auroc": {name: judge.auroc_curve(scores, steps) for name, scores in shown.items()}}
+    curve = {}
+    for name, scores in signals.accumulated.items():
+        if headline(name):
+            found = judge.auroc(scores)[:, np.array(steps) - 1]
+            low, high = np.percentile(found[1:], [2.5, 97.5], 0)
+            curve[name] = {"mean": rounded(found[0]), "low": rounded(low), "high": rounded(high)}
+    return {"steps": steps, "auroc": curve}

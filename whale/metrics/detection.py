@@ -1,7 +1,10 @@
 """Whether a score knows that something is wrong: N scores, the higher the more doubtful, against N errors.
 
-Equal scores are in no order: they count as any order of them does on average. A score that is the same everywhere knows
-nothing, and has an AUROC of 0.5. The rank correlation of the two is `whale.metrics.value.spearman`.
+Every statistic is taken of R resamples at once, `counts` [R, N] saying how often each of the N was drawn into each
+(`whale.metrics.intervals.bootstrap_counts`; where all are 1, it is the sample itself). Equal scores are in no order:
+they count as any order of them does on average. A score that is the same everywhere knows nothing.
+
+Legend: N samples, R resamples, G distinct scores.
 """
 
 import numpy as np
@@ -9,33 +12,40 @@ import numpy as np
 from whale.metrics.value import ranks
 
 
-def auroc(scores: np.ndarray, wrong: np.ndarray) -> float:
-    """Chance that a wrong one of two has the higher score, ties counted half: float [N], bool [N].
+def _by_score(scores: np.ndarray, *weights: np.ndarray) -> list[np.ndarray]:
+    """Sums of weights [R, N] over equal scores, ascending: [R, G] each."""
+    order = np.argsort(scores)
+    _, first = np.unique(scores[order], return_index=True)
+    return [np.add.reduceat(each[:, order], first, axis=1) for each in weights]
+
+
+def auroc(scores: np.ndarray, wrong: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Chance that a wrong one of two has the higher score, ties counted half: float [N], bool [N] -> float [R].
 
     The Mann-Whitney statistic over the number of pairs; 0.5 where all are wrong, or none, for then there are no pairs.
     """
-    num_wrong, num_right = int(wrong.sum()), int((~wrong).sum())
-    if num_wrong == 0 or num_right == 0:
-        return 0.5
-    return float((ranks(scores)[wrong].sum() - num_wrong * (num_wrong + 1) / 2) / (num_wrong * num_right))
+    wrongs, rights = _by_score(scores, counts * wrong, counts * ~wrong)
+    won, pairs = (wrongs * (rights.cumsum(1) - rights / 2)).sum(1), wrongs.sum(1) * rights.sum(1)
+    return np.where(pairs > 0, won / np.maximum(pairs, 1), 0.5)
 
 
-def auroc_by_horizon(scores: np.ndarray, errors: np.ndarray, quantile: float) -> np.ndarray:
-    """AUROC at each horizon for the errors above this quantile of the errors at that horizon: [N, H] twice -> [H].
+def rank_correlation(scores: np.ndarray, errors: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Spearman's, the ranks being those among all N: float [N] twice -> float [R]; 0 where one side is constant."""
+    weights = counts / counts.sum(1, keepdims=True)
+    x, y = (ranks(values) - weights @ ranks(values)[:, None] for values in (scores, errors))
+    covariance, square = (weights * x * y).sum(1), (weights * x**2).sum(1) * (weights * y**2).sum(1)
+    return np.where(square > 1e-9, covariance / np.sqrt(np.maximum(square, 1e-9)), 0.0)
 
-    Both grow along a rollout, so that pooled over horizons the number of the step alone would pass for a detector.
+
+def risk_coverage_area(scores: np.ndarray, errors: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Mean error of the n least doubtful, averaged over n from 1 to all: float [N] twice -> float [R].
+
+    In the unit of the errors; a score that knows nothing leaves the mean error. Of d equal scores with mean error e,
+    after m with errors that sum to s, the n-th adds (s + n e) / (m + n) = e + (s - m e) / (m + n): a harmonic sum.
     """
-    wrong = errors > np.quantile(errors, quantile, axis=0)
-    return np.array([auroc(scores[:, h], wrong[:, h]) for h in range(scores.shape[1])])
-
-
-def risk_coverage(scores: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """Mean error of the n + 1 least doubtful, for n below N: float [N], in the unit of the errors."""
-    _, group = np.unique(scores, return_inverse=True)
-    of_group = np.bincount(group, errors) / np.bincount(group)  # of equal scores, each stands for their mean
-    return of_group[np.sort(group)].cumsum() / np.arange(1, len(scores) + 1)
-
-
-def risk_coverage_area(scores: np.ndarray, errors: np.ndarray) -> float:
-    """Mean of `risk_coverage` over coverages 1/N to 1; a score that knows nothing leaves the mean error."""
-    return float(risk_coverage(scores, errors).mean())
+    drawn, risk = _by_score(scores, counts, counts * errors)
+    mean, last = risk / np.maximum(drawn, 1), drawn.cumsum(1).astype(int)
+    harmonic = np.concatenate([[0], np.cumsum(1 / np.arange(1, last.max() + 1))])
+    first = last - drawn.astype(int)
+    rest = (risk.cumsum(1) - risk - first * mean) * (harmonic[last] - harmonic[first])
+    return (risk + rest).sum(1) / last[:, -1]
