@@ -265,7 +265,7 @@ def test_a_row_that_waits_is_fed_what_the_dataset_may_have(endless, config):
 
 def test_frames_of_another_size_are_refused(endless, config, tmp_path):
     folder = pixel_folder(tmp_path / "large", train=1, val=1, steps=4, size_px=32)
-    with pytest.raises(UserError, match=r"32, 32.*\n.*16, 16"):
+    with pytest.raises(UserError, match=r"takes frames of 16 px, .* has 32 px"):
         WorldModelEnv(endless, replace(config, clips=folder)).reset()
 
 

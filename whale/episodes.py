@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from whale.action_inputs import ActionInputs
 from whale.actions import ACTION_NAMES, ActionStatus
 from whale.calibration import Calibration, calibration_for
 from whale.clips.clip import ActionType, ClipInfo
 from whale.config import configclass
 from whale.errors import UserError
-from whale.models.dataset_card import DatasetCard, describe_actions
+from whale.models.dataset_card import DatasetCard
 from whale.models.world_model import WorldModel
 from whale.rollout import Imagination
 from whale.sampling import Sampling
@@ -83,28 +82,21 @@ class ImaginedEpisodes:
         num: N.
 
     Raises:
-        UserError: the model does not know the dataset, or other actions of it; no episode is long enough; or
-            `max_error` is given, and the model has no calibration that fits and knows errors as large.
+        UserError: see `RecordedStarts` and its `inputs`; or `max_error` is given, and the model has no calibration that
+            fits and knows errors as large.
     """
 
     def __init__(self, model: WorldModel, config: EnvConfig, num: int):
         self.model, self.config = model, config
         self.starts = RecordedStarts(config.clips, config.split, config.context_frames)
-        first = self.starts.read(self.starts.names[0]).info
-        inputs = ActionInputs(model, self.starts.reader.manifest.dataset, first.control_period_sec)
+        inputs = self.starts.inputs(model)
         self.dataset, self.control_period_sec = inputs.dataset, inputs.control_period_sec
-        words = describe_actions(first.action_type.value, first.action_status)
-        if words != inputs.card.actions:
-            raise UserError(
-                f"{config.clips} holds {words}, the model knows {inputs.card.actions}",
-                "name clips that were converted as the model's data was, or another model",
-            )
         self.low, self.high = action_range(inputs.card)
         self._actuated = np.array([status == ActionStatus.ACTUATED for status in inputs.card.action_status])
         self._middle = np.mean([inputs.card.action_low, inputs.card.action_high], 0, np.float32)
         self._calibration = self._find_calibration()
         self._imagination: Imagination | None = None
-        self._infos: list[ClipInfo] = [first] * num
+        self._infos: list[ClipInfo] = [next(iter(self.starts.episodes.values())).info] * num
         self._tokens = np.zeros((num, model.config.tokenizer.tokens_per_frame), np.int64)
         self._num_steps, self._uncertainty = np.zeros(num, np.int64), np.zeros(num)
         self.running = np.zeros(num, bool)

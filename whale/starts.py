@@ -6,9 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from whale.action_inputs import ActionInputs
 from whale.clips.clip import Clip, ClipInfo
 from whale.clips.reader import ClipReader
 from whale.errors import UserError
+from whale.models.dataset_card import describe_actions
+from whale.models.world_model import WorldModel
 
 
 class Start(NamedTuple):
@@ -53,6 +56,29 @@ class RecordedStarts:
                 f"between them; its longest clip has {self.reader.num_frames.max()}",
                 "lower context_frames, or convert with longer clips",
             )
+
+    def inputs(self, model: WorldModel) -> ActionInputs:
+        """How a model is given the actions of these episodes.
+
+        Raises:
+            UserError: it does not know the dataset, or knows other actions of it, or frames of another size.
+        """
+        first, folder = self.episodes[self.names[0]].info, self.reader.folder
+        inputs = ActionInputs(model, first.dataset, first.control_period_sec)
+        words = describe_actions(first.action_type.value, first.action_status)
+        if words != inputs.card.actions:
+            raise UserError(
+                f"{folder} holds {words}, the model knows {inputs.card.actions}",
+                "name clips that were converted as the model's data was, or another model",
+            )
+        frames, own = self.read(self.names[0]).frames, model.config.tokenizer.image_px
+        assert frames is not None
+        if frames.shape[1] != own:
+            raise UserError(
+                f"the model takes frames of {own} px, {folder} has {frames.shape[1]} px",
+                f"name clips converted with size_px={own}, or another model",
+            )
+        return inputs
 
     def read(self, name: str) -> Clip:
         """The clip that an episode begins with.

@@ -221,7 +221,7 @@ def test_a_download_holds_the_episode_and_what_made_it(catalogue, config):
 
 def test_models_and_clips_that_do_not_fit_are_refused(config, tmp_path):
     larger = pixel_folder(tmp_path / "larger", train=2, val=1, size_px=32)
-    with pytest.raises(UserError, match="takes frames of 16 px"):
+    with pytest.raises(UserError, match=r"models\.first: the model takes frames of 16 px"):
         Catalogue(replace(config, clips=larger))
     with pytest.raises(UserError, match="no episode that begins with 11 frames"):
         Catalogue(replace(config, context_frames=10))

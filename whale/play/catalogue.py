@@ -8,7 +8,7 @@ import torch
 
 from whale.calibration import Calibration, calibration_for
 from whale.errors import UserError
-from whale.models.dataset_card import DatasetCard, describe_actions
+from whale.models.dataset_card import DatasetCard
 from whale.models.world_model import WorldModel
 from whale.play.config import PlayConfig
 from whale.starts import RecordedStarts
@@ -42,39 +42,21 @@ class Catalogue:
     """Models and episodes that fit each other.
 
     Raises:
-        UserError: no episode is long enough, the clips are tokens, or a model was made for other frames or actions.
+        UserError: see `RecordedStarts`, and for each model its `inputs`.
     """
 
     def __init__(self, config: PlayConfig):
         self.config = config
         self.starts = RecordedStarts(config.clips, config.split, config.context_frames + 1, config.max_episodes)
-        first = next(iter(self.starts.episodes.values()))
-        self.dataset, self.control_period_sec = first.info.dataset, first.info.control_period_sec
-        words = describe_actions(first.info.action_type.value, first.info.action_status)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.models = {name: WorldModel.from_pretrained(source).to(device) for name, source in config.models.items()}
-        size_px = self.recording(0).frames.shape[1]
         for name, model in self.models.items():
-            self._check(name, model, size_px, words)
+            try:
+                inputs = self.starts.inputs(model)
+            except UserError as error:
+                raise UserError(f"models.{name}: {error.args[0]}", error.args[1]) from None
+        self.dataset, self.control_period_sec = inputs.dataset, inputs.control_period_sec
         self.gauges = {name: self._gauge(name) for name in self.models}
-
-    def _check(self, name: str, model: WorldModel, size_px: int, words: str) -> None:
-        own = model.config.tokenizer.image_px
-        if own != size_px:
-            raise UserError(
-                f"the model {name!r} takes frames of {own} px, {self.config.clips} has {size_px} px",
-                f"name clips converted with size_px={own}, or another model",
-            )
-        if self.dataset not in model.config.datasets:
-            raise UserError(
-                f"the model {name!r} was not trained on {self.dataset!r}, only on {sorted(model.config.datasets)}",
-                "name clips of one of these, or adapt the model with `whale finetune world_model`",
-            )
-        if (known := self.card(name).actions) != words:
-            raise UserError(
-                f"{self.config.clips} holds {words}, the model {name!r} knows {known}",
-                "name clips that were converted as the model's data was, or another model",
-            )
 
     def card(self, name: str) -> DatasetCard:
         """What a model knows of the dataset."""
