@@ -25,7 +25,7 @@ QUANTILES = {"": 0.5, "_p90": 0.9}
 RIVALS = ("entropy", "ensemble", "dropout", "action_norm")
 
 Statistic = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""One of `whale.metrics.detection`: of scores [N] and targets [N] under counts [R, N]."""
+"""One of `whale.metrics.detection`: of scores [N] and targets [N] under counts [N, R]."""
 
 
 def headline(name: str) -> bool:
@@ -38,11 +38,11 @@ class Judge:
 
     def __init__(self, error: np.ndarray, seed: int):
         self.error = error
-        self._counts_RN = np.concatenate([np.ones((1, len(error))), bootstrap_counts(len(error), seed)])
+        self._counts = np.concatenate([np.ones((len(error), 1)), bootstrap_counts(len(error), seed).T], 1)
 
     def __call__(self, statistic: Statistic, scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """Of each step, float [1 + R, H]."""
-        return np.stack([statistic(scores[:, h], targets[:, h], self._counts_RN) for h in range(scores.shape[1])], 1)
+        return np.stack([statistic(scores[:, h], targets[:, h], self._counts) for h in range(scores.shape[1])], 1)
 
     def auroc(self, scores: np.ndarray, suffix: str = "") -> np.ndarray:
         """For the errors above the quantile of the suffix at their step, float [1 + R, H]."""
@@ -50,7 +50,7 @@ class Judge:
 
     def pooled_auroc(self, scores: np.ndarray) -> np.ndarray:
         """Of all steps together, wrong above the median of all: float [1 + R, 1]."""
-        wrong, counts = self.error > np.median(self.error), self._counts_RN.repeat(self.error.shape[1], 1)
+        wrong, counts = self.error > np.median(self.error), self._counts.repeat(self.error.shape[1], 0)
         return auroc(scores.ravel(), wrong.ravel(), counts)[:, None]
 
     def figure(self, name: str, found: np.ndarray, unit: str = "") -> Figure:
@@ -66,10 +66,11 @@ class Judge:
 
 def figures(judge: Judge, signals: Signals) -> list[Figure]:
     """Detection by every signal that there is."""
-    found, have, figure = [], signals.accumulated, judge.figure
+    found, have, figure, aurocs = [], signals.accumulated, judge.figure, {}
     clock = np.broadcast_to(np.arange(judge.error.shape[1]), judge.error.shape)
     for name, scores in sorted(have.items(), key=lambda item: not headline(item[0])):
-        found += [figure(f"auroc_{name}{suffix}", judge.auroc(scores, suffix)) for suffix in QUANTILES]
+        aurocs |= {f"{name}{suffix}": judge.auroc(scores, suffix) for suffix in QUANTILES}
+        found += [figure(f"auroc_{name}{suffix}", aurocs[f"{name}{suffix}"]) for suffix in QUANTILES]
         if headline(name):
             alone = signals.per_step[name]
             found += [figure(f"auroc_{name}_step{suffix}", judge.auroc(alone, suffix)) for suffix in QUANTILES]
@@ -78,7 +79,7 @@ def figures(judge: Judge, signals: Signals) -> list[Figure]:
     for rival in RIVALS:
         for suffix in QUANTILES:
             if "retracing" in have and rival in have:
-                gain = judge.auroc(have["retracing"], suffix) - judge.auroc(have[rival], suffix)
+                gain = aurocs[f"retracing{suffix}"] - aurocs[f"{rival}{suffix}"]
                 found.append(figure(f"auroc_retracing_over_{rival}{suffix}", gain))
     found.append(figure("auroc_pooled_step_index", judge.pooled_auroc(clock)))
     return [*found, judge.area("oracle", judge.error)]

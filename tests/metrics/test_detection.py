@@ -19,7 +19,7 @@ def draw(rng, ties):
 
 def of_all(statistic, scores, targets):
     """Of the sample itself."""
-    found = statistic(scores, targets, np.ones((1, len(scores))))
+    found = statistic(scores, targets, np.ones((len(scores), 1)))
     assert found.shape == (1,)
     return found[0]
 
@@ -75,6 +75,6 @@ def test_a_resample_is_the_sample_that_was_drawn(rng, ties):
     counts = rng.multinomial(len(scores), np.full(len(scores), 1 / len(scores)), 3)
     wrong = errors > np.median(errors)
     for statistic, targets in ((detection.auroc, wrong), (detection.risk_coverage_area, errors)):
-        found = statistic(scores, targets, counts.astype(float))
+        found = statistic(scores, targets, counts.T.astype(float))
         drawn = [of_all(statistic, scores.repeat(count), targets.repeat(count)) for count in counts]
         assert found == pytest.approx(drawn)
