@@ -56,6 +56,17 @@ def test_a_step_that_was_undone_and_done_again_is_the_same(catalogue):
     assert session.view["runs"] == view["runs"] and session.view["revision"] > view["revision"]
 
 
+def test_undoing_takes_no_work_of_the_model(catalogue, monkeypatch):
+    session = driven(catalogue, [LEFT, UP, LEFT])
+    with monkeypatch.context() as resting:
+        for name in ("__init__", "step"):
+            resting.setattr(Imagination, name, lambda *_, **__: 1 / 0)
+        for step in (2, 1):
+            session.rewind(step)
+    session.step(UP)
+    np.testing.assert_array_equal(frames_of(session), frames_of(driven(catalogue, [LEFT, UP])))
+
+
 def test_another_checkpoint_replays_the_same_actions_and_the_first_one_stays(catalogue):
     session = driven(catalogue, [LEFT, UP])
     before = frames_of(session)

@@ -42,14 +42,14 @@ class Guard:
             return await _refuse(send, 403, f"the request comes from a page of {origin}", "use the server's own page")
         if scope["method"] == "POST" and headers.get("content-type", "").split(";")[0] != "application/json":
             return await _refuse(send, 415, "the body is not declared as JSON", "send Content-Type: application/json")
-        body = b""
-        while True:
+        body, more = b"", True
+        while more:
             message = await receive()
-            body += message.get("body", b"")
+            if message["type"] == "http.disconnect":
+                return None
+            body, more = body + message.get("body", b""), message.get("more_body", False)
             if len(body) > MAX_BODY_BYTES:
                 return await _refuse(send, 413, f"the body has more than {MAX_BODY_BYTES} bytes", "send less")
-            if message["type"] == "http.disconnect" or not message.get("more_body"):
-                break
         first = [{"type": "http.request", "body": body}]
 
         async def replay() -> Any:

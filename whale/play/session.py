@@ -52,6 +52,8 @@ class Run:
 
     def catch_up(self, actions: list[np.ndarray]) -> None:
         """Imagine what is missing; whatever fails, the steps before it stay."""
+        if self.frames and len(self.steps) == len(actions):
+            return  # several steps are undone one by one, and only then gone through again
         imagination, self._imagination = self._imagination or self._start(actions[: len(self.steps)]), None
         for action in actions[len(self.steps) :]:
             step = imagination.step(action[None])
