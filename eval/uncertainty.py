@@ -66,7 +66,8 @@ class Judge:
 
 def figures(judge: Judge, signals: Signals) -> list[Figure]:
     """Detection by every signal that there is."""
-    found, have, figure, aurocs = [], signals.accumulated, judge.figure, {}
+    found, have, figure = [], signals.accumulated, judge.figure
+    aurocs: dict[str, np.ndarray] = {}
     clock = np.broadcast_to(np.arange(judge.error.shape[1]), judge.error.shape)
     for name, scores in sorted(have.items(), key=lambda item: not headline(item[0])):
         aurocs |= {f"{name}{suffix}": judge.auroc(scores, suffix) for suffix in QUANTILES}
