@@ -223,6 +223,15 @@ def test_what_goes_wrong_is_told_on_the_page_and_one_can_go_on(page):
     page.faults[:] = [fault for fault in page.faults if fault not in refusals]
 
 
+def test_another_viewer_undoes_the_step_that_is_looked_back_at(page, server):
+    for _ in range(4):
+        page.press("ArrowLeft")
+    page.run("(() => { viewed = 3; return show(); })()")
+    server.raw(f"/api/sessions/{page.run('id')}/rewind", b'{"step": 1}')
+    page.until("state.actions.length === 1 && $('step').innerText === '1'")
+    assert page.text("#imagined-note") == "Driven by you at step 1"
+
+
 def test_what_is_asked_at_once_is_done_in_turn(page):
     asked = ["'follow'", "'follow'", "'rewind', { step: 1 }", "'model', { model: 'second' }"]
     page.run(f"Promise.all([{', '.join(f'send({one})' for one in asked)}])")
