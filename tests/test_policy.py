@@ -101,6 +101,7 @@ def fail():
         (torch.zeros(3, 7), "returned a Tensor"),
         (GOOD.tolist(), "returned a list"),
         (None, "returned a NoneType"),
+        (ValueError("as a value"), "returned a ValueError"),
     ],
 )
 def test_what_a_policy_does_wrong_names_it_and_the_step(answer, message):

@@ -66,14 +66,14 @@ def load_policy(spec: str, seeds: Sequence[int], image_px: int = 64) -> Policy:
 
 
 def _serve(policy: Policy, asked: "queue.SimpleQueue[Any]") -> None:
-    """Answer images with actions, or with what was raised, until None is asked, or `_interrupt` ends it."""
+    """Answer images with actions and what was raised, until None is asked, or `_interrupt` ends it."""
     with contextlib.suppress(SystemExit):
         while (question := asked.get()) is not None:
             images, answer = question
             try:
-                answer.put(policy.act(images))
+                answer.put((policy.act(images), None))
             except BaseException as error:
-                answer.put(error)
+                answer.put((None, error))
 
 
 def _interrupt(thread: threading.Thread) -> None:
@@ -126,7 +126,7 @@ class GuardedPolicy:
         answer: queue.SimpleQueue[Any] = queue.SimpleQueue()  # of its own: no call finds the answer to another
         self._asked.put((images, answer))
         try:
-            actions = answer.get(timeout=self.limit_sec)
+            actions, raised = answer.get(timeout=self.limit_sec)
         except queue.Empty:
             self._hung_at = self.step
             _interrupt(self._thread)
@@ -134,10 +134,10 @@ class GuardedPolicy:
                 f"gave no action within {self.limit_sec:g} s, and is given up",
                 "make it faster, or allow it more time (limit_sec)",
             ) from None
-        if isinstance(actions, BaseException):
-            at = traceback.extract_tb(actions.__traceback__)[-1]
-            problem = f"raised {type(actions).__name__}: {actions} ({at.filename}, line {at.lineno})"
-            raise self._error(problem, "correct it, and build it anew") from actions
+        if raised is not None:
+            at = traceback.extract_tb(raised.__traceback__)[-1]
+            problem = f"raised {type(raised).__name__}: {raised} ({at.filename}, line {at.lineno})"
+            raise self._error(problem, "correct it, and build it anew") from raised
         self._check(actions, len(images))
         self.step += 1
         return actions
