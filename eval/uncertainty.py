@@ -50,8 +50,9 @@ class Judge:
 
     def pooled_auroc(self, scores: np.ndarray) -> np.ndarray:
         """Of all steps together, wrong above the median of all: float [1 + R, 1]."""
-        wrong, counts = self.error > np.median(self.error), self._counts.repeat(self.error.shape[1], 0)
-        return auroc(scores.ravel(), wrong.ravel(), counts)[:, None]
+        steps, wrong = self.error.shape[1], self.error > np.median(self.error)
+        parts = np.array_split(self._counts, 20, axis=1)  # of all resamples at once, the counts would fill the memory
+        return np.concatenate([auroc(scores.ravel(), wrong.ravel(), part.repeat(steps, 0)) for part in parts])[:, None]
 
     def figure(self, name: str, found: np.ndarray, unit: str = "") -> Figure:
         """The mean over the steps [1 + R, H], with its interval over episodes."""

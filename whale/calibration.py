@@ -31,7 +31,10 @@ REMEDY = "calibrate the export with `whale eval uncertainty` (calibrate: true) o
 
 @configclass
 class Calibration:
-    """Expected error by accumulated uncertainty: linear between knots, constant beyond the outer ones."""
+    """Expected error by accumulated uncertainty: linear between knots, constant beyond the outer ones.
+
+    It is of rollouts that take the expected tokens; what is drawn at a temperature errs more.
+    """
 
     weights: str
     """sha256 of the `model.safetensors` that it was fitted for, and holds for alone."""
