@@ -47,7 +47,11 @@ def goal_images(world: Tabletop) -> np.ndarray:
 
 
 def play(model: "WorldModel", config: PlanningConfig, planner: PlannerConfig, to_image: bool, label: str) -> Played:
-    """Let a planner act from every start state; `to_image` shows it a goal, and rewards count for nothing then."""
+    """Let a planner act from every start state; `to_image` shows it a goal, and rewards count for nothing then.
+
+    Raises:
+        UserError: the model does not know the tabletop.
+    """
     import torch
 
     from whale.rollout import Imagination
