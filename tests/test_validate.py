@@ -84,7 +84,7 @@ def test_a_card_says_the_axes_of_its_actions(tmp_path, frame):
     assert dataset_card(told)[1].action_frame == frame
 
 
-def test_a_card_of_before_is_of_the_base_frame(folder):
+def test_a_card_of_before_does_not_say_its_frame(folder):
     values = to_values(dataset_card(folder)[1])
     del values["action_frame"]
-    assert build_config(DatasetCard, values, "config.json").action_frame == "base"
+    assert build_config(DatasetCard, values, "config.json").action_frame == ""

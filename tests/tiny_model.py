@@ -20,6 +20,7 @@ CARD = DatasetCard(
     reward_mean=0.4,
     reward_std=0.3,
     control_period_sec=0.2,
+    action_frame="base",
 )
 
 

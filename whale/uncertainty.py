@@ -64,7 +64,7 @@ def refuse_unmergeable(card: DatasetCard) -> None:
     if card.action_frame not in ("base", "tool"):
         raise UserError(
             f"the dataset's actions are told in the frame {card.action_frame!r}, and merged in `base` or `tool` only",
-            f"{remedy}, or correct `action_frame` in its spec, convert and train again",
+            f"{remedy}; where the frame is missing, `whale pretrain export` writes it from the clips",
         )
 
 

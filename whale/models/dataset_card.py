@@ -32,8 +32,8 @@ class DatasetCard:
     """Robot and gripper, where known."""
     licence: str = ""
     """Licence of the data, where known."""
-    action_frame: str = "base"
-    """Axes of the end-effector deltas, as `whale.actions.merge` takes them: `base` or `tool` (`ClipInfo`)."""
+    action_frame: str = ""
+    """Axes that motion is told in: `base` or `tool`; empty in exports of before it was noted."""
 
     @property
     def scale(self) -> ActionScale:
