@@ -1,10 +1,12 @@
 """Policies by name, policies that fail, and a policy at work in the model."""
 
+import re
 import runpy
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -222,25 +224,9 @@ def test_a_policy_that_fails_in_a_run_is_named(config):
 def test_the_example_of_the_documentation(config, tmp_path, capsys):
     """Its lines, with a small model in place of the trained one."""
     ending(random_model(), -9).float().save_pretrained(tmp_path / "export")
-    lines = EXAMPLE.replace("exports/tabletop", str(tmp_path / "export")).replace("clips/tabletop", str(config.clips))
+    text = (Path(__file__).parents[1] / "docs" / "imagination.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```python\n(from whale\.env .*?)^```", text, re.DOTALL | re.MULTILINE)
+    lines = example.replace("exports/tabletop", str(tmp_path / "export")).replace("clips/tabletop", str(config.clips))
     (tmp_path / "example.py").write_text(lines)
     runpy.run_path(str(tmp_path / "example.py"))
     assert capsys.readouterr().out.startswith("tabletop:expert: 4 episodes of 12 frames, return ")
-
-
-EXAMPLE = """
-from whale.env import EnvConfig, WorldModelVectorEnv
-from whale.models.world_model import WorldModel
-from whale.policy import GuardedPolicy, load_policy, run_policy
-from whale.uncertainty import Retracing
-
-model = WorldModel.from_pretrained("exports/tabletop")
-config = EnvConfig(clips="clips/tabletop", context_frames=8, horizon=12, retracing=Retracing())
-env = WorldModelVectorEnv(model, config, num_envs=4)
-
-name = "tabletop:expert"  # or your own: "my_package.my_module:factory"
-policy = load_policy(name, seeds=range(4), image_px=model.config.tokenizer.image_px)
-run = run_policy(env, GuardedPolicy(policy, name), seed=0)
-print(f"{name}: 4 episodes of {run.lengths.max()} frames, return {run.returns.mean():.2f},")
-print(f"uncertainty {run.uncertainty[:, 0].mean():.3f} at first, {run.uncertainty[:, -1].mean():.3f} at the end")
-"""
