@@ -309,11 +309,51 @@ def test_bad_input_is_refused():
         Imagination(model, images, actions, "tabletop", 0.2, Sampling(1.0, [0]))
     with pytest.raises(UserError, match="top_k 0"):
         Imagination(model, images, actions, "tabletop", 0.2, Sampling(1.0, [0, 1], top_k=0))
-    with pytest.raises(UserError, match=r"rows .* restart with 1 contexts"):
-        imagination.restart([0, 1], images[:1], actions[:1])
     sparse = Imagination(model, images, actions, "tabletop", 0.2, retracing=Retracing(every=2))
     with pytest.raises(UserError, match="out of step"):
         sparse.restart([0], images[:1], actions[:1])
+
+
+def test_what_cannot_restart_is_refused_and_changes_nothing():
+    model, rng = random_model(), np.random.default_rng(12)
+    images, actions = context(model, 2, 3)
+    sampling = Sampling(1.0, [7, 8])
+    asked, plain = (Imagination(model, images, actions, "tabletop", 0.2, sampling) for _ in range(2))
+    new = context(model, 2, 2, seed=9)
+    for rows in ([0], [0, 0], [0, 2], [-1, 0]):
+        with pytest.raises(UserError, match=r"rows \[.*\] of 2 restart with 2 contexts"):
+            asked.restart(rows, *new)
+    with pytest.raises(UserError, match="1 seeds for 2 episodes"):
+        asked.restart([0, 1], *new, [70])
+    with pytest.raises(UserError, match="context actions have shape"):
+        asked.restart([0, 1], new[0], actions, [70, 80])
+    for _ in range(4):
+        action = act(rng, 2)
+        assert np.array_equal(asked.step(action).tokens, plain.step(action).tokens)
+        assert np.array_equal(asked.frame(), plain.frame())
+    with pytest.raises(UserError, match="nothing is drawn"):
+        Imagination(model, images, actions, "tabletop", 0.2).restart([0, 1], *new, [70, 80])
+
+
+def test_a_frame_is_accepted_once_and_where_it_was_predicted():
+    model, rng = random_model(), np.random.default_rng(13)
+    images, actions = context(model, 2, 3)
+    imagination = Imagination(model, images, actions, "tabletop", 0.2)
+    tokens = torch.zeros(2, 16, dtype=torch.int64)
+
+    def refuses(one, tokens):
+        with pytest.raises(RuntimeError, match="predict the next frame"):
+            one.accept(tokens)
+
+    refuses(imagination, tokens)
+    imagination.predict(act(rng, 2))
+    refuses(imagination.fork(2), tokens.repeat(2, 1))
+    imagination.accept(tokens)
+    refuses(imagination, tokens)
+    imagination.predict(act(rng, 2))
+    imagination.restart([1], images[:1], actions[:1])
+    refuses(imagination, tokens)
+    assert imagination.num_imagined_B.tolist() == [1, 0]
 
 
 def imagine_sampled(model, images, actions, seeds, steps=4, temperature=1.0):
@@ -335,6 +375,7 @@ def test_a_seed_decides_what_an_episode_dreams_whatever_its_batch():
     assert not np.array_equal(twice[1], together[0])
 
 
+@pytest.mark.usefixtures("known_cpu")
 def test_in_float32_one_thread_gives_an_episode_the_same_bits_in_every_batch():
     """Batches of 1, 2, 3 and 6, with the sizes of the tabletop's model: libraries choose their kernels by size."""
     config = WorldModelConfig(

@@ -59,7 +59,7 @@ def test_a_choice_draws_for_its_rows_alone():
     assert not torch.equal(drawn, first)
     twice = other(logits[[2, 2]], model.tokenizer)
     assert torch.equal(twice[0], drawn[2]) and torch.equal(twice[1], drawn[2])
-    choice.reseed([1], [4])
+    choice.put([1], TokenChoice(Sampling(1.0, [4]), 1))
     assert torch.equal(choice(logits, model.tokenizer)[1], first[1])
 
 

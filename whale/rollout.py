@@ -100,6 +100,8 @@ class Imagination:
         self.returns_B, self.running_B = np.zeros(batch), np.ones(batch)
         self.num_imagined_B = np.zeros(batch, np.int64)
         self._num_steps = 0
+        self._asked: tuple[np.ndarray, Tensor, NextFrame] | None = None
+        """What the present frame was predicted from, physical actions and their features, and the prediction."""
         self._decoder, self._num_undecoded = model.tokenizer.decoder.new_cache(batch), frames
         self._frame: np.ndarray | None = None
 
@@ -111,27 +113,35 @@ class Imagination:
         """
         self._inputs.check(actions, (len(self._recent_BRS), 7))
         due = self._retracing is not None and self._num_steps % self._retracing.every == 0
-        self._actions, tokens_BKS, actions_BKA = actions, self._recent_BRS[:, -1:], actions[:, None]
+        tokens_BKS, actions_BKA = self._recent_BRS[:, -1:], actions[:, None]
         if due:
             recent = [*self._recent_actions.swapaxes(0, 1), actions]
             actions_BKA = merged_actions(self._inputs.card, recent, self._steps)
             tokens_BKS = self._recent_BRS[:, [-1 - back for back in self._steps]]
         feature_BKF = self._inputs.features(actions_BKA)
-        self._feature_BF = feature_BKF[:, 0]
         out = self._rollout.predict(tokens_BKS, feature_BKF)
         self.logits_BSV, row = out.logits_BTSV[:, 0], self._rollout.constant["embodiment"]
         reward_B = out.reward_BT[:, 0] * self.model.reward_std[row] + self.model.reward_mean[row]
         reward, terminated = torch.stack([reward_B, out.terminated_BT[:, 0].sigmoid()]).cpu().numpy()
-        self._predicted = NextFrame(self.logits_BSV, reward, terminated, uncertainty(out.logits_BTSV) if due else None)
-        return self._predicted
+        found = NextFrame(self.logits_BSV, reward, terminated, uncertainty(out.logits_BTSV) if due else None)
+        self._asked = actions, feature_BKF[:, 0], found
+        return found
 
     def accept(self, tokens_BS: Tensor) -> None:
-        """Go on with these as the tokens of the predicted frame, int64 [B, S]."""
-        self._rollout.advance(self._feature_BF)
+        """Go on with these as the tokens of the frame that was predicted last, int64 [B, S].
+
+        Raises:
+            RuntimeError: nothing was predicted since the last frame, or since rows were forked or restarted.
+        """
+        if self._asked is None:
+            raise RuntimeError("predict the next frame before one is accepted")
+        actions, feature_BF, predicted = self._asked
         self._recent_BRS = torch.cat([self._recent_BRS[:, 1:], tokens_BS[:, None]], 1)
-        self._recent_actions = np.concatenate([self._recent_actions, self._actions[:, None]], 1)[:, 1:]
-        self.returns_B = self.returns_B + self.running_B * self._predicted.reward
-        self.running_B = self.running_B * (1.0 - self._predicted.terminated)
+        self._rollout.advance(feature_BF)
+        self._asked = None
+        self._recent_actions = np.concatenate([self._recent_actions, actions[:, None]], 1)[:, 1:]
+        self.returns_B = self.returns_B + self.running_B * predicted.reward
+        self.running_B = self.running_B * (1.0 - predicted.terminated)
         self.num_imagined_B = self.num_imagined_B + 1
         self._num_steps += 1
         self._num_undecoded += 1
@@ -170,7 +180,7 @@ class Imagination:
         other._rollout, other._choice = self._rollout.rows(at), self._choice.rows(index)
         other._recent_BRS, other._recent_actions = self._recent_BRS[at], self._recent_actions[index]
         other.returns_B, other.running_B = self.returns_B[index], self.running_B[index]
-        other.num_imagined_B = self.num_imagined_B[index]
+        other.num_imagined_B, other._asked = self.num_imagined_B[index], None
         other._decoder, other._frame = self._decoder.rows(at), None if self._frame is None else self._frame[index]
         return other
 
@@ -188,26 +198,35 @@ class Imagination:
             context_frames: uint8 [rows, C, H, W, 3]; C need not be what it was.
             context_actions: float32 [rows, C - 1, 7].
             seeds: of what is drawn from now on; None goes on drawing.
+
+        Raises:
+            UserError: rows, contexts and seeds do not fit each other or this imagination; nothing has changed then.
         """
-        index, keep = np.asarray(rows), self._rollout.keep
-        if len(np.unique(index)) != len(index) or len(index) != len(context_frames):
+        index, keep, sampling = np.asarray(rows, np.int64), self._rollout.keep, self._choice.sampling
+        once = len(np.unique(index)) == len(index) == len(context_frames)
+        if not once or not np.isin(index, np.arange(len(self._recent_BRS))).all():
             raise UserError(
-                f"rows {index.tolist()} restart with {len(context_frames)} contexts",
+                f"rows {index.tolist()} of {len(self._recent_BRS)} restart with {len(context_frames)} contexts",
                 "give each row once, and a context",
+            )
+        if seeds is not None and sampling is None:
+            raise UserError(
+                "rows restart with seeds, and nothing is drawn", "leave seeds out, or begin with `sampling`"
             )
         if self._retracing and self._retracing.every > 1:
             raise UserError("rows that restart are out of step with what is retraced", "set retracing.every to 1")
         at = torch.from_numpy(index).to(self._recent_BRS.device)
         new = Imagination(
             self.model, context_frames, context_actions, self._inputs.dataset, self._inputs.control_period_sec,
-            retracing=self._retracing, keep=None if keep is None else keep[:, :, at],
+            sampling._replace(seeds=seeds) if sampling and seeds is not None else None, self._retracing,
+            None if keep is None else keep[:, :, at],
         )  # fmt: skip
         self._rollout.put(at, new._rollout)
+        if seeds is not None:
+            self._choice.put(index.tolist(), new._choice)
         self._recent_BRS[at], self._recent_actions[index] = new._recent_BRS, new._recent_actions
         for name in ("returns_B", "running_B", "num_imagined_B"):
             values_B = getattr(self, name).copy()
             values_B[index] = getattr(new, name)
             setattr(self, name, values_B)
-        if seeds is not None:
-            self._choice.reseed(rows, seeds)
-        self._frame = None
+        self._asked = self._frame = None

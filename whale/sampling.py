@@ -45,9 +45,10 @@ def sampled_tokens(
     temperature 0 the most likely token, and nothing is drawn.
 
     An episode draws the same numbers whatever its batch, so it gets the same tokens wherever it has the same logits to
-    the bit. On a CPU with one thread it has: in float32 at batches of 1, 3, 8 and 32, all bits were equal. With more
-    threads, and on a GPU, sums are shared out by the size of the batch: logits then differ by rounding (2e-5), and a
-    draw within rounding of a boundary falls on its other side, 0 or 1 of 41,000 where it was counted.
+    the bit. On one thread of a Zen 5 it has: in float32 at batches of 1, 3, 8 and 32, all bits were equal. Other
+    processors were not tried. With more threads, and on a GPU, sums are shared out by the size of the batch: logits
+    then differ by rounding (2e-5), and a draw within rounding of a boundary falls on its other side, 0 or 1 of 41,000
+    where it was counted.
     """
     if temperature == 0:
         return logits_BSV.argmax(-1)
@@ -70,7 +71,7 @@ class TokenChoice:
     """
 
     def __init__(self, sampling: Sampling | None, batch: int):
-        self._sampling, self._generators = sampling, list[torch.Generator]()
+        self.sampling, self._generators = sampling, list[torch.Generator]()
         if sampling is None:
             return
         temperature, seeds, top_k = sampling
@@ -83,17 +84,17 @@ class TokenChoice:
 
     def __call__(self, logits_BSV: Tensor, tokenizer: VideoTokenizer) -> Tensor:
         """Tokens of the next frame, int64 [B, S]."""
-        if self._sampling is None:
+        if self.sampling is None:
             return expected_tokens(logits_BSV, tokenizer)
-        return sampled_tokens(logits_BSV, self._sampling.temperature, self._generators, self._sampling.top_k)
+        return sampled_tokens(logits_BSV, self.sampling.temperature, self._generators, self.sampling.top_k)
 
     def rows(self, index: Iterable[int]) -> "TokenChoice":
         """For these episodes, in this order, apart from this one: each goes on drawing what it would have drawn."""
         other = copy.copy(self)
-        other._generators = [self._generators[i].clone_state() for i in index] if self._sampling else []
+        other._generators = [self._generators[i].clone_state() for i in index] if self.sampling else []
         return other
 
-    def reseed(self, rows: Sequence[int], seeds: Sequence[int]) -> None:
-        """Let other seeds decide what is drawn in these rows from now on."""
-        for row, seed in zip(rows, seeds, strict=True):
-            self._generators[row] = torch.Generator().manual_seed(seed)
+    def put(self, rows: Sequence[int], other: "TokenChoice") -> None:
+        """Let the episodes of another choice take the places of these: what is drawn from now on is theirs."""
+        for row, generator in zip(rows, other._generators, strict=True):
+            self._generators[row] = generator
