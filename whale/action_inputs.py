@@ -34,6 +34,7 @@ class ActionInputs:
         self.dataset, self.control_period_sec = dataset, control_period_sec
         self.card: DatasetCard = model.config.datasets[dataset]
         self._one = model.action_inputs(dataset, 1, control_period_sec)
+        self._moved = np.array([status == ActionStatus.ACTUATED for status in self.card.action_status])
         self._weight = model.dynamics.position_RD
 
     def constant(self, batch: int) -> dict[str, Tensor]:
@@ -56,8 +57,7 @@ class ActionInputs:
                 f"actions are {actions.dtype} {actions.shape}, with finite values: {bool(np.isfinite(actions).all())}",
                 f"give finite canonical actions of shape {shape}",
             )
-        moved = np.array([status == ActionStatus.ACTUATED for status in self.card.action_status])
-        far = (np.abs(self.card.scale.scale(actions)) > FARTHEST) & moved
+        far = (np.abs(self.card.scale.scale(actions)) > FARTHEST) & self._moved
         if far.any():
             at = tuple(np.argwhere(far)[0])
             i = at[-1]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from whale.models import linear
 from whale.models.linear import Linear
 
 
@@ -37,12 +38,20 @@ def test_learns():
 
 
 @torch.no_grad()
+def test_a_build_without_the_kernel_takes_pytorchs_own(monkeypatch):
+    monkeypatch.setattr(linear, "ONEDNN", None)
+    layer, x = Linear(5, 3), torch.randn(2, 5)
+    assert torch.equal(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
+
+
+@torch.no_grad()
 def test_autocast_reigns():
     with torch.autocast("cpu", torch.bfloat16):
         assert Linear(3, 2)(torch.ones(4, 3)).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("shape", [(128, 256), (352, 128), (6, 4), (24, 1)])
+@pytest.mark.usefixtures("known_cpu")
 @torch.no_grad()
 def test_a_vector_gives_the_same_bits_whatever_stands_beside_it(shape):
     torch.manual_seed(0)

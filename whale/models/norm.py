@@ -18,7 +18,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
         """Any shape with the channels last; times `gain`."""
-        weight = (self.weight * gain).to(x.dtype)
+        weight = (self.weight if gain == 1.0 else self.weight * gain).to(x.dtype)
         if x.device.type == "cpu":
             if not torch.is_grad_enabled():  # without the detour through autograd, which a single frame feels
                 return (x * _inverse_rms(x)).mul_(weight)
