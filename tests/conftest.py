@@ -43,3 +43,12 @@ class WrittenCommand:
 @pytest.fixture(scope="session")
 def written_command() -> type[WrittenCommand]:
     return WrittenCommand
+
+
+@pytest.fixture
+def known_cpu() -> None:
+    """Skip where nobody has looked at the last bits: libraries choose kernels, and so orders of sums, by the CPU."""
+    cpu = Path("/proc/cpuinfo")
+    about = cpu.read_text() if cpu.exists() else ""
+    if "AuthenticAMD" not in about or "avx512f" not in about:
+        pytest.skip("bits in float32 are compared on AMD processors with AVX-512 alone")
