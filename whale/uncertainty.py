@@ -26,7 +26,11 @@ TOP_SHARE = 0.1
 
 @configclass
 class Retracing:
-    """From where each frame is predicted again. {0, 1} costs half a plain rollout more, {0, 1, 2} once more."""
+    """From where each frame is predicted again.
+
+    A rollout whose frames are decoded takes 1.5 times as long with {0, 1}, one in token space 1.8 to 2 times (26M
+    parameters, 256 tokens a frame, two CPU cores); every further step costs that much again.
+    """
 
     steps: tuple[int, ...] = (0, 1)
     """K: frames to go back, ascending; 0, the ordinary prediction, is the first."""
