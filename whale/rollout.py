@@ -99,7 +99,6 @@ class Imagination:
         self._recent_actions = context_actions[:, frames - 1 - max(self._steps) :].copy()
         self.returns_B, self.running_B = np.zeros(batch), np.ones(batch)
         self.num_imagined_B = np.zeros(batch, np.int64)
-        self._num_steps = 0
         self._asked: tuple[np.ndarray, Tensor, NextFrame] | None = None
         """What the present frame was predicted from, physical actions and their features, and the prediction."""
         self._decoder, self._num_undecoded = model.tokenizer.decoder.new_cache(batch), frames
@@ -112,7 +111,7 @@ class Imagination:
         asked about in its place.
         """
         self._inputs.check(actions, (len(self._recent_BRS), 7))
-        due = self._retracing is not None and self._num_steps % self._retracing.every == 0
+        due = self._retracing is not None and self.num_imagined_B[0] % self._retracing.every == 0
         tokens_BKS, actions_BKA = self._recent_BRS[:, -1:], actions[:, None]
         if due:
             recent = [*self._recent_actions.swapaxes(0, 1), actions]
@@ -143,7 +142,6 @@ class Imagination:
         self.returns_B = self.returns_B + self.running_B * predicted.reward
         self.running_B = self.running_B * (1.0 - predicted.terminated)
         self.num_imagined_B = self.num_imagined_B + 1
-        self._num_steps += 1
         self._num_undecoded += 1
 
     def step(self, actions: np.ndarray) -> ImaginedStep:
