@@ -291,6 +291,9 @@ def test_bad_input_is_refused():
     images, actions = context(model, 2, 3)
     with pytest.raises(UserError, match="was not trained on 'bridge_dataset'"):
         Imagination(model, images, actions, "bridge_dataset", 0.2)
+    for period in (0, -0.2, float("nan")):
+        with pytest.raises(UserError, match=f"control period is {period} s"):
+            Imagination(model, images, actions, "tabletop", period)
     with pytest.raises(UserError, match="context actions have shape"):
         Imagination(model, images, actions[:, :1], "tabletop", 0.2)
     imagination = Imagination(model, images, actions, "tabletop", 0.2)

@@ -22,7 +22,7 @@ class ActionInputs:
     """How a model is given the actions of one dataset.
 
     Raises:
-        UserError: the model does not know the dataset.
+        UserError: the model does not know the dataset, or the control period is no time.
     """
 
     def __init__(self, model: WorldModel, dataset: str, control_period_sec: float):
@@ -31,6 +31,8 @@ class ActionInputs:
                 f"the model was not trained on {dataset!r}, only on {sorted(model.config.datasets)}",
                 "choose one of these, or adapt the model to the new data with `whale finetune world_model`",
             )
+        if not 0 < control_period_sec < float("inf"):
+            raise UserError(f"the control period is {control_period_sec} s", "give the seconds between two frames")
         self.dataset, self.control_period_sec = dataset, control_period_sec
         self.card: DatasetCard = model.config.datasets[dataset]
         self._one = model.action_inputs(dataset, 1, control_period_sec)

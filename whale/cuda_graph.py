@@ -12,8 +12,9 @@ from torch import Tensor
 
 Out = TypeVar("Out", bound=tuple[Tensor, ...])
 
-EAGER_CALLS = 8
-"""Calls of each shape before it is recorded: what is rolled out for a few frames only is not worth it."""
+EAGER_CALLS = 16
+"""Calls of each shape before it is recorded, which costs a few: plans of a dozen frames, forked and thrown away, are
+over before."""
 
 
 class Replayed:
