@@ -9,6 +9,7 @@ from tiny_model import CARD, random_model, randomise
 
 from whale.errors import UserError
 from whale.models.dynamics import DynamicsConfig
+from whale.models.frame_cache import FrameCache
 from whale.models.tokenizer import TokenizerConfig
 from whale.models.world_model import WorldModel, WorldModelConfig
 from whale.objectives.clip_noise import ClipNoise
@@ -203,6 +204,30 @@ def test_a_row_may_restart_from_one_frame_and_before_any_step(steps, num_context
         action = act(rng, 2)
         assert np.array_equal(imagination.step(action).tokens[1], fresh.step(action[1:]).tokens[0])
         assert np.array_equal(imagination.frame()[1], fresh.frame()[0])
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_the_frames_of_others_stream_on_when_rows_restart(monkeypatch, seen):
+    """Decoded anew from a window, they could differ in a last bit, and cost R frames."""
+    model, rng = random_model(), np.random.default_rng(11)
+    imagination = Imagination(model, *context(model, 3, 3), "tabletop", 0.2)
+    shown = imagination.frame()
+    imagination.step(act(rng, 3))
+    if seen:
+        shown = imagination.frame()
+    before, windows, window = shown.copy(), [], FrameCache.window
+    monkeypatch.setattr(FrameCache, "window", lambda cache, at: windows.append(len(at)) or window(cache, at))
+    new = context(model, 1, 2, seed=9)
+    imagination.restart([1], *new)
+    fresh = Imagination(model, *new, "tabletop", 0.2)
+    for _ in range(4):
+        tokens = imagination._recent_BRS[[0, 2]]
+        assert np.array_equal(imagination.frame()[[0, 2]], model.decode(tokens.numpy())[:, -1])
+        assert np.array_equal(imagination.frame()[1], fresh.frame()[0])
+        action = act(rng, 3)
+        imagination.step(action)
+        fresh.step(action[1:2])
+    assert windows == [1, 1] and np.array_equal(shown, before)
 
 
 def retraced(model, tokens_BTS, actions_BTA, steps):

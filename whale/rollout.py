@@ -219,6 +219,12 @@ class Imagination:
             sampling._replace(seeds=seeds) if sampling and seeds is not None else None, self._retracing,
             None if keep is None else keep[:, :, at],
         )  # fmt: skip
+        if self._frame is not None and self._num_undecoded <= 1:  # the others' decoding streams on
+            self._frame = self.frame().copy()
+            self._frame[index] = new.frame()
+            self._decoder.put(at, new._decoder)
+        else:
+            self._frame = None
         self._rollout.put(at, new._rollout)
         if seeds is not None:
             self._choice.put(index.tolist(), new._choice)
@@ -227,4 +233,4 @@ class Imagination:
             values_B = getattr(self, name).copy()
             values_B[index] = getattr(new, name)
             setattr(self, name, values_B)
-        self._asked = self._frame = None
+        self._asked = None
