@@ -60,7 +60,6 @@ def pixels(imagination: Imagination) -> Call:
     return lambda: (imagination.step(action), imagination.frame())
 
 
-@torch.no_grad()
 def recompute(model: WorldModel, frames: int) -> Call:
     """One new frame from `frames` frames of tokens without a cache; only the last one is read out."""
     tokenizer = model.tokenizer

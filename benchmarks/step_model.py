@@ -14,7 +14,7 @@ BAND = 4
 FRAMES = 2 * BAND
 CARD = DatasetCard(
     action_low=(-1.0,) * 7, action_high=(1.0,) * 7, action_status=(2,) * 7, action_type="eef_delta", reward_mean=0.0,
-    reward_std=1.0, control_period_sec=0.2,
+    reward_std=1.0, control_period_sec=0.2, action_frame="base",
 )  # fmt: skip
 
 
