@@ -1,5 +1,6 @@
 """How tokens are chosen: their distribution, and what it depends on."""
 
+import numpy as np
 import pytest
 import torch
 from tiny_model import random_model
@@ -67,3 +68,11 @@ def test_a_choice_draws_for_its_rows_alone():
 def test_sampling_that_cannot_be_is_refused(how):
     with pytest.raises(UserError, match=f"temperature {how.temperature}, {len(how.seeds)} seeds for 1 episodes"):
         TokenChoice(how, 1)
+
+
+def test_seeds_may_be_an_array():
+    model, logits = random_model(), torch.randn(2, 16, 32, dtype=torch.float64)
+    found, expected = (
+        TokenChoice(Sampling(1.0, seeds), 2)(logits, model.tokenizer) for seeds in (np.arange(2), [0, 1])
+    )
+    assert torch.equal(found, expected)

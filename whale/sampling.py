@@ -80,7 +80,7 @@ class TokenChoice:
                 f"sampling has temperature {temperature}, {len(seeds)} seeds for {batch} episodes, and top_k {top_k}",
                 "give a temperature of 0 or more, one seed for each episode, and a top_k of 1 or more, or none",
             )
-        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
 
     def __call__(self, logits_BSV: Tensor, tokenizer: VideoTokenizer) -> Tensor:
         """Tokens of the next frame, int64 [B, S]."""
