@@ -62,7 +62,7 @@ def play(model: "WorldModel", config: PlanningConfig, planner: PlannerConfig, to
         model, begin.frames, begin.actions, DATASET, world.control_period_sec,
         retracing=Retracing() if planner.uncertainty_weight else None,
     )  # fmt: skip
-    plans = Planner(DATASET, model.config.datasets[DATASET], planner, begin.seeds.tolist())
+    plans = Planner(DATASET, model.config.datasets[DATASET], planner, begin.seeds.tolist(), begin.frames.shape[2])
     returns, costs = np.zeros(config.num_starts), []
     progress = Progress(label, config.horizon, "steps")
     for step in range(config.horizon):

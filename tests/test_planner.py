@@ -184,3 +184,61 @@ def test_bad_input_is_refused(line):
     for wrong in ({"horizon": 0}, {"elites": 1}, {"elites": 9, "candidates": 8}, {"spread": 0.0}, {"colour": -1.0}):
         with pytest.raises(ValueError, match="must be"):
             PlannerConfig(**wrong)
+
+
+class Mover:
+    """Does the same whatever it sees."""
+
+    def __init__(self, seeds, cells):
+        self.action = np.zeros((len(seeds), 7), np.float32)
+        self.action[:, 0] = 0.025 * cells
+
+    def act(self, images):
+        assert images.dtype == np.uint8 and images.shape == (len(self.action), 16, 16, 3)
+        return self.action
+
+
+def right(seeds):
+    return Mover(seeds, 1)
+
+
+def still(seeds):
+    return Mover(seeds, 0)
+
+
+def left(seeds):
+    return Mover(seeds, -1)
+
+
+PROPOSALS = tuple(f"test_planner:{name}" for name in ("still", "left", "right"))
+
+
+def test_without_rounds_the_best_proposal_is_the_plan(line):
+    cells = [TARGET - 6, TARGET + 6, TARGET]
+    config = replace(CONFIG, proposals=PROPOSALS, iterations=0)
+    plan = Planner("tabletop", line.config.datasets["tabletop"], config, [0, 1, 2], 16).plan(imagination(line, cells))
+    assert np.allclose(plan.actions[..., 0], np.array([[0.025], [-0.025], [0.0]]), atol=1e-7)
+    assert plan.cost.tolist() == [15.0, 15.0, 0.0]  # 5 + 4 + ... + 0
+
+
+def test_rounds_go_on_from_the_proposals(line):
+    """One cell a step is the best proposal, two are best of all; a planner without rounds enough does not find it."""
+    card, cells = line.config.datasets["tabletop"], [TARGET - 11] * 2
+    few = replace(CONFIG, candidates=12, elites=2, iterations=1, spread=0.3)
+    best = sum(max(0, 11 - 2 * step) for step in range(1, 7))
+    costs = {
+        names: Planner("tabletop", card, replace(few, proposals=names), [3, 4], 16).plan(imagination(line, cells)).cost
+        for names in ((), PROPOSALS)
+    }
+    alone = Planner("tabletop", card, replace(few, iterations=0, proposals=PROPOSALS), [3, 4], 16)
+    proposed = alone.plan(imagination(line, cells)).cost
+    assert (best <= costs[PROPOSALS]).all() and (costs[PROPOSALS] <= proposed).all()
+    assert costs[PROPOSALS].mean() < costs[()].mean()
+
+
+def test_a_policy_that_fails_while_it_proposes_is_named(line):
+    config = replace(CONFIG, proposals=("test_planner:right",))
+    with pytest.raises(UserError, match="'test_planner:right', at step 0, raised AssertionError"):
+        Planner("tabletop", line.config.datasets["tabletop"], config, [0, 1], 16)._policies[0].act(picture([1]))
+    with pytest.raises(ValueError, match="iterations too where no policy proposes"):
+        PlannerConfig(iterations=0)

@@ -3,12 +3,14 @@
 The method is Rubinstein's (1999). From iCEM (Pinneri et al., 2020) come noise that is coloured over time, elites kept
 from one round to the next and, shifted by the steps that were done, from one plan to the next, and that the best
 sequence found is the plan. Ours: all candidates of all episodes in one batched rollout that shares what was seen before
-(`Imagination.fork`), draws held for a few steps, a gripper that is open or closed, and the cost of uncertainty.
+(`Imagination.fork`), draws held for a few steps, a gripper that is open or closed, the cost of uncertainty, and
+policies that propose: each acts on imagined frames, and what it did is a candidate. Noise alone seldom finds a grasp,
+and what it finds instead lies far from the data, where a model pays what the world does not.
 
-Legend: B episodes, N candidates, E elites, H steps, A actuated action dimensions, S tokens a frame.
+Legend: B episodes, N candidates, P policies, E elites, H steps, A actuated action dimensions, S tokens a frame.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +23,7 @@ from whale.config import configclass
 from whale.errors import UserError
 from whale.models.dataset_card import DatasetCard
 from whale.models.world_model import WorldModel
+from whale.policy import GuardedPolicy, load_policy
 from whale.rollout import Imagination
 
 GRIPPER = 6
@@ -39,7 +42,7 @@ class PlannerConfig:
     candidates: int = 64
     """N: action sequences of a round."""
     iterations: int = 3
-    """Rounds: each draws around the elites of the one before."""
+    """Rounds: each draws around the elites of the one before. 0 takes the best proposal as it is."""
     elites: int = 6
     """E: the best sequences, which the next round is drawn around, and which are kept."""
     hold: int = 2
@@ -48,13 +51,16 @@ class PlannerConfig:
     """Exponent of the noise's spectrum 1 / f^colour over the draws: 0 is white, 2 a random walk."""
     spread: float = 0.8
     """Standard deviation of the first round's draws, in halves of the action's range."""
+    proposals: tuple[str, ...] = ()
+    """Policies that propose sequences, named as `whale.policy.load_policy` takes them; the first round is drawn around
+    the best. They see one frame at a time and have no memory of others."""
     uncertainty_weight: float = 0.0
     """Cost of a nat of retracing uncertainty (`Uncertainty.mean`, summed along the rollout); 0 computes none."""
 
     def __post_init__(self) -> None:
         """Check what types cannot say."""
-        if self.horizon < 1 or self.iterations < 1 or self.hold < 1:
-            raise ValueError("horizon, iterations and hold must be at least 1")
+        if self.horizon < 1 or self.hold < 1 or self.iterations < (not self.proposals):
+            raise ValueError("horizon and hold must be at least 1, and iterations too where no policy proposes")
         if not 2 <= self.elites <= self.candidates:
             raise ValueError(f"elites {self.elites} must be at least 2, and no more than candidates {self.candidates}")
         if self.colour < 0 or self.spread <= 0 or self.uncertainty_weight < 0:
@@ -96,6 +102,10 @@ class ActionRange:
         self.centre_A, self.half_A = (low + high) / 2, (high - low) / 2
         self.is_binary_A = np.array([i == GRIPPER for i in self.moved])
 
+    def unit(self, actions: np.ndarray) -> np.ndarray:
+        """Physical actions [..., 7] to float64 [..., A], [-1, 1] between the quantiles and beyond them outside."""
+        return (actions[..., self.moved] - self.centre_A) / self.half_A
+
     def physical(self, unit: np.ndarray) -> np.ndarray:
         """[..., A] in [-1, 1] to physical actions, float32 [..., 7]."""
         actions = np.zeros((*unit.shape[:-1], ACTION_DIM), np.float32)
@@ -127,14 +137,21 @@ class Planner:
         card: what is known of it (`model.config.datasets[dataset]`).
         config: how to plan.
         seeds: one for each episode.
+        image_px: height and width of the frames that proposing policies see.
 
     Raises:
-        UserError: see `ActionRange`.
+        UserError: see `ActionRange`, and `load_policy` of what proposes.
     """
 
-    def __init__(self, dataset: str, card: DatasetCard, config: PlannerConfig, seeds: Sequence[int]):
+    def __init__(
+        self, dataset: str, card: DatasetCard, config: PlannerConfig, seeds: Sequence[int], image_px: int = 64
+    ):
         self.config, self._range = config, ActionRange(dataset, card)
         self._rngs = [np.random.default_rng([seed, 0x914A]) for seed in seeds]
+        own_seeds = [int(rng.integers(2**31)) for rng in self._rngs] if config.proposals else []
+        self._policies = [
+            GuardedPolicy(load_policy(spec, own_seeds, image_px), spec) for spec in config.proposals
+        ]
         self._mean_BHA = np.zeros((len(seeds), config.horizon, len(self._range.moved)))
         self._kept_BEHA: np.ndarray | None = None
 
@@ -158,19 +175,26 @@ class Planner:
         goal_BSC = None if goal is None else _goal_codes(imagination.model, goal, len(self._rngs))
         mean_BHA, std = _later(self._mean_BHA, done), np.full_like(self._mean_BHA, self.config.spread)
         best_BEHA, cost_BE = np.empty((len(mean_BHA), 0, *mean_BHA.shape[1:])), np.empty((len(mean_BHA), 0))
+        if self._policies:
+            best_BEHA, cost_BE = self._best(*self._propose(imagination, goal_BSC))
+            mean_BHA, std = best_BEHA.mean(1), np.maximum(best_BEHA.std(1), NARROWEST)
         for number in range(self.config.iterations):
             drawn_BNHA = self._draw(mean_BHA, std)
             if number == 0 and self._kept_BEHA is not None:
                 kept_BEHA = _later(self._kept_BEHA, done)
                 drawn_BNHA[:, : kept_BEHA.shape[1]] = kept_BEHA
-            cost_BN = np.concatenate([cost_BE, self._imagine(imagination, drawn_BNHA, goal_BSC)], 1)
-            best_BE = np.argsort(cost_BN, axis=1, kind="stable")[:, : self.config.elites]
-            everything = np.concatenate([best_BEHA, drawn_BNHA], 1)
-            best_BEHA = np.take_along_axis(everything, best_BE[..., None, None], 1)
-            cost_BE = np.take_along_axis(cost_BN, best_BE, 1)
+            cost_BN = self._imagine(imagination, drawn_BNHA, goal_BSC)
+            best_BEHA, cost_BE = self._best(
+                np.concatenate([best_BEHA, drawn_BNHA], 1), np.concatenate([cost_BE, cost_BN], 1)
+            )
             mean_BHA, std = best_BEHA.mean(1), np.maximum(best_BEHA.std(1), NARROWEST)
         self._mean_BHA, self._kept_BEHA = mean_BHA, best_BEHA
         return Plan(self._range.physical(best_BEHA[:, 0]), cost_BE[:, 0])
+
+    def _best(self, sequences_BNHA: np.ndarray, cost_BN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The elites among candidates, the best first, and their costs."""
+        best_BE = np.argsort(cost_BN, axis=1, kind="stable")[:, : self.config.elites]
+        return np.take_along_axis(sequences_BNHA, best_BE[..., None, None], 1), np.take_along_axis(cost_BN, best_BE, 1)
 
     def _draw(self, mean_BHA: np.ndarray, std_BHA: np.ndarray) -> np.ndarray:
         """Candidates [B, N, H, A] in [-1, 1].
@@ -190,12 +214,30 @@ class Planner:
 
     def _imagine(self, imagination: Imagination, drawn_BNHA: np.ndarray, goal_BSC: Tensor | None) -> np.ndarray:
         """Costs float64 [B, N] of candidates."""
-        batch, num, horizon = drawn_BNHA.shape[:3]
-        actions = self._range.physical(drawn_BNHA).reshape(batch * num, horizon, -1)
+        actions_BNHA = self._range.physical(drawn_BNHA)
+        return self._roll(imagination, actions_BNHA.shape[1], lambda _, step: actions_BNHA[:, :, step], goal_BSC)
+
+    def _propose(self, imagination: Imagination, goal_BSC: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
+        """What the policies do on the frames that follow from it: [B, P, H, A], and its costs float64 [B, P]."""
+        done = []
+
+        def act(fork: Imagination, _: int) -> np.ndarray:
+            images = fork.frame().reshape(-1, len(self._policies), *fork.frame().shape[1:])
+            done.append(np.stack([policy.act(images[:, i]) for i, policy in enumerate(self._policies)], 1))
+            return done[-1]
+
+        cost_BP = self._roll(imagination, len(self._policies), act, goal_BSC)
+        return self._range.unit(np.stack(done, 2)), cost_BP
+
+    def _roll(
+        self, imagination: Imagination, num: int, act: Callable[[Imagination, int], np.ndarray],
+        goal_BSC: Tensor | None,
+    ) -> np.ndarray:  # fmt: skip
+        """Costs float64 [B, N] of N futures of every episode; `act(fork, step)` gives actions float32 [B, N, 7]."""
         fork = imagination.fork(num)
-        before_B, cost_B, uncertain = fork.returns_B, np.zeros(batch * num), []
-        for step in range(horizon):
-            imagined = fork.step(actions[:, step])
+        before_B, cost_B, uncertain = fork.returns_B, np.zeros(len(fork.returns_B)), []
+        for step in range(self.config.horizon):
+            imagined = fork.step(act(fork, step).reshape(-1, ACTION_DIM))
             if imagined.uncertainty is not None:
                 uncertain.append(imagined.uncertainty.mean.cpu().numpy())
         if weight := self.config.uncertainty_weight:
@@ -209,9 +251,9 @@ class Planner:
             cost_B += before_B - fork.returns_B
         else:
             reached_BSC = fork.model.codes(torch.from_numpy(imagined.tokens).to(goal_BSC.device))
-            distance_BNS = (reached_BSC.unflatten(0, (batch, num)) - goal_BSC[:, None]).square().sum(-1)
+            distance_BNS = (reached_BSC.unflatten(0, (-1, num)) - goal_BSC[:, None]).square().sum(-1)
             cost_B += distance_BNS.mean(-1).flatten().cpu().numpy()
-        return cost_B.reshape(batch, num)
+        return cost_B.reshape(-1, num)
 
 
 def _later(sequences: np.ndarray, steps: int) -> np.ndarray:
