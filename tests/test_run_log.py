@@ -18,6 +18,8 @@ from whale.tracker import TrackerConfig, read_metrics
 class Loader:
     """As much of a loader as the log asks."""
 
+    merged_datasets: tuple[str, ...] = ()
+
     class config:  # noqa: N801
         batch, frames = 4, 8
 

@@ -15,7 +15,7 @@ import pytest
 REPO = Path(__file__).resolve().parent.parent.parent
 
 SMALLER = {
-    "tabletop_collect": "episodes=36 steps=14 shards=2",
+    "tabletop_collect": "episodes=80 steps=14 shards=2",
     "shifted_collect": "episodes=12 steps=14",
     "tabletop_tokenizer": "loop.steps=6 model.quantizer.num_codes=64 initial_clips=12 validation_clips=4",
     "tabletop_dynamics": "loop.steps=6 loop.milestones=[3] dynamics.width=32 dynamics.depth=1 validation.batches=1",
@@ -25,6 +25,7 @@ SMALLER = {
     "tabletop_fidelity": "max_episodes=8 min_episodes=4 horizons=[1,8]",
     "shifted_fidelity": "max_episodes=4 min_episodes=2 horizons=[1,8]",
     "tabletop_value": "num_starts=2 horizon=6",
+    "tabletop_uncertainty": "max_episodes=20 min_episodes=20 horizon=6",
 }
 
 
