@@ -33,6 +33,8 @@ from whale.uncertainty import Retracing
 CONTEXTS = (1, 2, 4, 8, 16, 32)
 EARLY, LATE, SPAN = 20, 190, 10
 BATCH = 32
+STEPS = 4
+"""Imagined one after the other before another rollout has its turn."""
 
 Call = Callable[[], Any]
 
@@ -137,12 +139,18 @@ def matmul_figures(model: WorldModel, repeats: int) -> tuple[list[Figure], dict[
 
 
 def retracing_figures(model: WorldModel, repeats: int, copies: int = 1) -> tuple[list[Figure], dict[str, Any]]:
-    """A rollout with K = {0, 1} over a plain one."""
-    plain, retraced = imagine(model, copies), imagine(model, copies, retracing=Retracing())
-    calls: dict[str, Call] = {
-        "plain": latent(plain), "retraced": latent(retraced),
-        "plain_pixels": pixels(plain), "retraced_pixels": pixels(retraced),
-    }  # fmt: skip
+    """A rollout with K = {0, 1} over a plain one, each a few steps at a time, as it is in use.
+
+    Four imaginations: one that also went on without decoding would decode a whole window after that.
+    """
+
+    def steps(of: Callable[[Imagination], Call], retracing: Retracing | None) -> Call:
+        call = of(imagine(model, copies, retracing=retracing))
+        return lambda: [call() for _ in range(STEPS)]
+
+    kinds = {"": latent, "_pixels": pixels}
+    calls = {f"plain{suffix}": steps(of, None) for suffix, of in kinds.items()}
+    calls |= {f"retraced{suffix}": steps(of, Retracing()) for suffix, of in kinds.items()}
     taken = in_turn(calls, repeats)
     return [
         ratio("retracing_cost_ratio", taken["retraced_pixels"], taken["plain_pixels"], {"at_most": 1.7}),
@@ -155,8 +163,7 @@ def gpu_figures() -> list[Figure]:
     model, figures = rung("414m").cuda(), []
     model.dynamics.transformer.bfloat16()
     for copies, need in ((1, 300), (64, 2000)):
-        imagination = imagine(model, copies)
-        calls = {"": latent(imagination), "_pixels": pixels(imagination)}
+        calls = {"": latent(imagine(model, copies)), "_pixels": pixels(imagine(model, copies))}
         in_turn(calls, EAGER_CALLS)  # after which the frame step is a CUDA graph
         for name, seconds in in_turn(calls, 50).items():
             rates = [copies / one for one in seconds]
