@@ -456,3 +456,17 @@ def test_the_dynamics_transformer_may_be_in_bfloat16():
     torch.testing.assert_close(found.logits_BSV, expected.logits_BSV, atol=0.05 * expected.logits_BSV.std(), rtol=0.05)
     imagination.accept(exact.logits_BSV.argmax(-1))
     assert imagination.step(action).uncertainty.mean.isfinite().all() and imagination.frame().shape == (2, 16, 16, 3)
+
+
+def test_any_frame_comes_from_its_last_token_frames():
+    model = random_model()
+    images, actions = context(model, 2, 4)
+    imagination = Imagination(model, images, actions, "tabletop", 0.2)
+    history = [model.encode(images[:, t]) for t in range(4)]
+    shown = []
+    for t in range(7):
+        history.append(imagination.step(np.full((2, 7), 0.01 * t, np.float32)).tokens)
+        shown.append(imagination.frame())
+    tokens, seen = np.stack(history, 1), model.config.tokenizer.decoder_frames
+    for t, frame in enumerate(shown, 4):
+        assert np.array_equal(model.decode(tokens[:, t - seen + 1 : t + 1])[:, -1], frame)
