@@ -181,7 +181,7 @@ def test_bad_input_is_refused(line):
         ActionRange("arm", replace(CARD, action_type="joint"))
     with pytest.raises(UserError, match="dimensions rx, gripper of 'arm' are unknown"):
         ActionRange("arm", replace(CARD, action_status=(2, 2, 2, 0, 1, 1, 0)))
-    for wrong in ({"horizon": 0}, {"elites": 1}, {"elites": 9, "candidates": 8}, {"spread": 0.0}, {"colour": -1.0}):
+    for wrong in ({"horizon": 0}, {"elites": 1}, {"elites": 8, "candidates": 8}, {"spread": 0.0}, {"colour": -1.0}):
         with pytest.raises(ValueError, match="must be"):
             PlannerConfig(**wrong)
 
@@ -195,6 +195,7 @@ class Mover:
 
     def act(self, images):
         assert images.dtype == np.uint8 and images.shape == (len(self.action), 16, 16, 3)
+        assert images.flags.c_contiguous and images.flags.writeable
         return self.action
 
 
@@ -208,6 +209,26 @@ def still(seeds):
 
 def left(seeds):
     return Mover(seeds, -1)
+
+
+def far(seeds):
+    """Three cells a step, beyond all that the data has; it turns, which is fixed, and closes the gripper."""
+    mover = Mover(seeds, 3)
+    mover.action[:, 3] = 0.4
+    return mover
+
+
+class Tired:
+    """Seven steps at random, by each episode's seed; then it raises."""
+
+    def __init__(self, seeds):
+        self.rngs, self.steps = [np.random.default_rng(seed) for seed in seeds], 0
+
+    def act(self, images):
+        self.steps += 1
+        if self.steps > 7:
+            raise RuntimeError("tired")
+        return np.stack([rng.uniform(-0.05, 0.05, 7) for rng in self.rngs]).astype(np.float32)
 
 
 PROPOSALS = tuple(f"test_planner:{name}" for name in ("still", "left", "right"))
@@ -236,9 +257,53 @@ def test_rounds_go_on_from_the_proposals(line):
     assert costs[PROPOSALS].mean() < costs[()].mean()
 
 
+def test_an_end_that_was_foreseen_and_has_not_come_counts_for_nothing(line):
+    at = imagination(line, [5])
+    at.running_B[:] = 0.0
+    assert planner(line, [0]).plan(at).cost[0] == pytest.approx(7 + 5 + 3 + 1)
+    assert at.running_B == 0.0  # stays as it was
+
+
+@pytest.mark.parametrize("gripper", [(0.0, 1.0), (1.0, 1.0)])
+def test_a_proposal_is_planned_as_it_was_beyond_the_data_and_where_that_never_varies(line, gripper):
+    low, high = gripper
+    card = replace(CARD, action_low=(*CARD.action_low[:6], low), action_high=(*CARD.action_high[:6], high))
+    config = replace(CONFIG, proposals=("test_planner:far",), iterations=0, horizon=3)
+    plan = Planner("tabletop", card, config, [0], 16).plan(imagination(line, [TARGET - 9]))
+    np.testing.assert_allclose(plan.actions[0], [[0.075, 0, 0, 0, 0, 0, 0]] * 3, atol=1e-7)
+    assert plan.cost == 6 + 3
+    refined = Planner("tabletop", card, replace(config, iterations=2), [0], 16).plan(imagination(line, [TARGET - 9]))
+    assert np.isfinite(refined.actions).all() and refined.cost <= plan.cost
+
+
+def test_proposals_reach_for_a_goal_image_and_pay_for_uncertainty(line):
+    config = replace(CONFIG, proposals=PROPOSALS, iterations=0)
+    one = Planner("tabletop", line.config.datasets["tabletop"], config, [0, 1], 16)
+    plan = one.plan(imagination(line, [5, 20]), goal=picture([11, 14]))
+    assert walk(np.array([5, 20]), plan.actions)[:, -1].tolist() == [11, 14]
+    line.believes, ends = True, []
+    for weight in (0.0, 1e3):
+        one = Planner("tabletop", CARD, replace(config, uncertainty_weight=weight), [0], 16)
+        plan = one.plan(imagination(line, [MIRAGE - 2], retracing=Retracing()))
+        ends.append(walk(np.array([MIRAGE - 2]), plan.actions)[0, -1])
+    assert ends[0] > MIRAGE > ends[1]
+
+
+def test_proposals_depend_on_the_seed_and_not_on_the_batch(line):
+    config = replace(CONFIG, proposals=("test_planner:right", "test_planner:Tired"), iterations=1)
+
+    def plans(cells, seeds):
+        return Planner("tabletop", CARD, config, seeds, 16).plan(imagination(line, cells))
+
+    together, alone = plans([5, 20, 9], [7, 8, 9]), plans([20], [8])
+    np.testing.assert_array_equal(together.actions[1], alone.actions[0])
+    assert not np.array_equal(alone.actions, plans([20], [9]).actions)
+
+
 def test_a_policy_that_fails_while_it_proposes_is_named(line):
-    config = replace(CONFIG, proposals=("test_planner:right",))
-    with pytest.raises(UserError, match="'test_planner:right', at step 0, raised AssertionError"):
-        Planner("tabletop", line.config.datasets["tabletop"], config, [0, 1], 16)._policies[0].act(picture([1]))
+    one = Planner("tabletop", CARD, replace(CONFIG, proposals=("test_planner:Tired",), iterations=0), [0], 16)
+    one.plan(imagination(line, [5]))
+    with pytest.raises(UserError, match="'test_planner:Tired', at step 7, raised RuntimeError: tired"):
+        one.plan(imagination(line, [5]))
     with pytest.raises(ValueError, match="iterations too where no policy proposes"):
         PlannerConfig(iterations=0)

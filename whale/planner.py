@@ -31,11 +31,16 @@ RAREST = 0.05
 """Least probability of an open and of a closed gripper: both go on being tried."""
 NARROWEST = 0.1
 """Least standard deviation of a draw, in halves of the action's range."""
+FLAT = 0.5e-6
+"""Least half of an action's range: of narrower ones `ActionScale` says that they do not vary."""
 
 
 @configclass
 class PlannerConfig:
-    """How far and how widely a plan is looked for. A plan costs horizon x candidates x iterations imagined frames."""
+    """How far and how widely a plan is looked for.
+
+    A plan costs horizon x (candidates x iterations + proposals) imagined frames, and pixels of those of proposals.
+    """
 
     horizon: int = 12
     """H: imagined steps. A reward that lies beyond it is not seen."""
@@ -55,14 +60,14 @@ class PlannerConfig:
     """Policies that propose sequences, named as `whale.policy.load_policy` takes them; the first round is drawn around
     the best. They see one frame at a time and have no memory of others."""
     uncertainty_weight: float = 0.0
-    """Cost of a nat of retracing uncertainty (`Uncertainty.mean`, summed along the rollout); 0 computes none."""
+    """Cost of a nat of retracing uncertainty (`Uncertainty.mean`, summed along the rollout)."""
 
     def __post_init__(self) -> None:
         """Check what types cannot say."""
-        if self.horizon < 1 or self.hold < 1 or self.iterations < (not self.proposals):
+        if self.horizon < 1 or self.hold < 1 or self.iterations < (0 if self.proposals else 1):
             raise ValueError("horizon and hold must be at least 1, and iterations too where no policy proposes")
-        if not 2 <= self.elites <= self.candidates:
-            raise ValueError(f"elites {self.elites} must be at least 2, and no more than candidates {self.candidates}")
+        if not 2 <= self.elites < self.candidates:
+            raise ValueError(f"elites {self.elites} must be at least 2, and fewer than candidates {self.candidates}")
         if self.colour < 0 or self.spread <= 0 or self.uncertainty_weight < 0:
             raise ValueError("spread must be positive, colour and uncertainty_weight not negative")
 
@@ -99,7 +104,7 @@ class ActionRange:
             )
         self.moved = [i for i, (_, status) in enumerate(axes) if status == ActionStatus.ACTUATED]
         low, high = np.array(card.action_low)[self.moved], np.array(card.action_high)[self.moved]
-        self.centre_A, self.half_A = (low + high) / 2, (high - low) / 2
+        self.centre_A, self.half_A = (low + high) / 2, np.maximum((high - low) / 2, FLAT)
         self.is_binary_A = np.array([i == GRIPPER for i in self.moved])
 
     def unit(self, actions: np.ndarray) -> np.ndarray:
@@ -149,9 +154,7 @@ class Planner:
         self.config, self._range = config, ActionRange(dataset, card)
         self._rngs = [np.random.default_rng([seed, 0x914A]) for seed in seeds]
         own_seeds = [int(rng.integers(2**31)) for rng in self._rngs] if config.proposals else []
-        self._policies = [
-            GuardedPolicy(load_policy(spec, own_seeds, image_px), spec) for spec in config.proposals
-        ]
+        self._policies = [GuardedPolicy(load_policy(spec, own_seeds, image_px), spec) for spec in config.proposals]
         self._mean_BHA = np.zeros((len(seeds), config.horizon, len(self._range.moved)))
         self._kept_BEHA: np.ndarray | None = None
 
@@ -159,13 +162,15 @@ class Planner:
         """What to do from the present frames on.
 
         Args:
-            imagination: of B episodes that have seen their last frames and actions; it stays as it is. With
-                `uncertainty_weight` it must retrace.
+            imagination: of B episodes that have seen their last frames and actions, and are running, whatever it
+                thinks of that; it stays as it is. With `uncertainty_weight` it must retrace.
             goal: images uint8 [B, H, W, 3] to reach; None maximises the imagined return.
-            done: steps of the last plan that were done since; its rest is where the first round is drawn around.
+            done: steps of the last plan that were done since; its rest is where the first round is drawn around
+                where no policy proposes.
 
         Raises:
-            UserError: the goals do not fit, or an uncertainty is needed and `imagination` does not retrace.
+            UserError: the goals do not fit, an uncertainty is needed and `imagination` does not retrace, or a policy
+                fails.
         """
         if (found := len(imagination.returns_B)) != len(self._rngs):
             raise UserError(
@@ -219,15 +224,15 @@ class Planner:
 
     def _propose(self, imagination: Imagination, goal_BSC: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
         """What the policies do on the frames that follow from it: [B, P, H, A], and its costs float64 [B, P]."""
-        done = []
+        acted, num = list[np.ndarray](), len(self._policies)
 
         def act(fork: Imagination, _: int) -> np.ndarray:
-            images = fork.frame().reshape(-1, len(self._policies), *fork.frame().shape[1:])
-            done.append(np.stack([policy.act(images[:, i]) for i, policy in enumerate(self._policies)], 1))
-            return done[-1]
+            images = fork.frame()  # those of an episode's policies side by side; each is given a copy, contiguous
+            acted.append(np.stack([policy.act(images[i::num].copy()) for i, policy in enumerate(self._policies)], 1))
+            return acted[-1]
 
-        cost_BP = self._roll(imagination, len(self._policies), act, goal_BSC)
-        return self._range.unit(np.stack(done, 2)), cost_BP
+        cost_BP = self._roll(imagination, num, act, goal_BSC)
+        return self._range.unit(np.stack(acted, 2)), cost_BP
 
     def _roll(
         self, imagination: Imagination, num: int, act: Callable[[Imagination, int], np.ndarray],
@@ -235,6 +240,7 @@ class Planner:
     ) -> np.ndarray:  # fmt: skip
         """Costs float64 [B, N] of N futures of every episode; `act(fork, step)` gives actions float32 [B, N, 7]."""
         fork = imagination.fork(num)
+        fork.running_B = np.ones(len(fork.returns_B))  # an end foreseen before now has not come
         before_B, cost_B, uncertain = fork.returns_B, np.zeros(len(fork.returns_B)), []
         for step in range(self.config.horizon):
             imagined = fork.step(act(fork, step).reshape(-1, ACTION_DIM))
