@@ -192,6 +192,8 @@ class PlanningConfig:
         """Check what types cannot say."""
         if self.context_frames < 1 or self.horizon < 1 or self.num_starts < 2 or self.seed < 0:
             raise ValueError("context_frames and horizon must be at least 1, num_starts at least 2, seed at least 0")
+        if taken := {"image", "planner"} & set(self.others):
+            raise ValueError(f"others may not be named {' or '.join(taken)}, as results call the planners beside them")
         planners = [self.planner, *self.others.values(), *([self.to_image] if self.to_image else [])]
         if not 1 <= self.replan_every <= min(each.horizon for each in planners):
             raise ValueError(f"replan_every {self.replan_every} must be at least 1, and within every planner's horizon")

@@ -22,6 +22,7 @@ from whale.eval.signals import collect
 from whale.eval.sources import check_sources, not_retraceable
 from whale.eval.token_entropy import TokenScores, measure_tokens, token_figures
 from whale.metrics.frames import PSNR_CAP_DB
+from whale.policy import load_policy
 from whale.sim.base import Camera
 from whale.sim.policies import SKILLS
 
@@ -224,13 +225,15 @@ def run_planning(config: PlanningConfig) -> None:
     model = _load(config.model)
     _check_size(model, config.model, (Camera().size_px, Camera().size_px, 3), None)
     planners = {"": config.planner} | {f"_{name}": planner for name, planner in config.others.items()}
+    if config.to_image:
+        planners["_image"] = config.to_image
+    for spec in sorted({spec for planner in planners.values() for spec in planner.proposals}):
+        load_policy(spec, [config.seed], Camera().size_px)  # one that cannot be built is refused before any has played
     truth = value.run_truth(config)
     played = {
-        suffix: planning.play(model, config, planner, False, f"planning{suffix}")
+        suffix: planning.play(model, config, planner, suffix == "_image", f"planning{suffix}")
         for suffix, planner in planners.items()
     }
-    if config.to_image:
-        played["_image"] = planning.play(model, config, config.to_image, True, "planning to an image")
     found = hold_to(planning.figures(truth, played, config.seed), config.needs)
     content = {
         "checkpoint_hash": model.checkpoint_hash,

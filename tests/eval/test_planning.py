@@ -1,6 +1,7 @@
 """Planners in the closed loop, with the tabletop itself as the world model: then what they expect is what happens."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from tiny_model import CARD
 
+from whale.errors import UserError
 from whale.eval import planning, run, value
 from whale.eval.config import PlanningConfig
 from whale.planner import PlannerConfig
@@ -121,12 +123,21 @@ def test_the_task_writes_every_planner_and_policy(perfect, monkeypatch, tmp_path
     assert "planner_success_narrow" in capsys.readouterr().out
 
 
+def test_a_policy_that_there_is_not_is_refused_before_any_planner_has_played(perfect, monkeypatch, tmp_path):
+    monkeypatch.setattr(run, "_load", lambda folder: perfect)
+    misspelt = PlannerConfig(proposals=("tabletop:expret",), iterations=0)
+    with pytest.raises(UserError, match="no policy 'expret'"):
+        run.run_planning(replace(CONFIG, out=tmp_path, others={"misspelt": misspelt}))
+    assert not perfect.built and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"replan_every": 9}, "within every planner's horizon"),
         ({"replan_every": 0}, "must be at least 1"),
         ({"num_starts": 1}, "num_starts at least 2"),
+        ({"others": {"image": PLANNER}}, "others may not be named image"),
         ({"context_frames": 1, "to_image": PlannerConfig(uncertainty_weight=1.0)}, "two context_frames"),
     ],
 )
